@@ -1,0 +1,1 @@
+"""Frozen networks that turn pictures or sound into feature rows."""

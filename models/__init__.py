@@ -1,0 +1,1 @@
+"""Learnable pooling, gating and experts: from feature rows to label scores."""

@@ -1,0 +1,60 @@
+"""Settings: frozen, checked when made, with a fingerprint that goes into cache keys."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Final, Literal, get_args
+
+from vtag.errors import ConfigError
+
+SamplingMode = Literal["uniform", "keyframes"]
+DecoderName = Literal["auto", "decord", "pyav"]
+
+# Part of every sampling fingerprint. Raise it when the same settings begin to pick other
+# frames or other pixels, so that no feature of the old rule is served for the new one.
+SAMPLING_VERSION: Final = 1
+
+FRAME_SIDE_PX: Final = 256  # short side of every decoded frame; the networks crop 224 from it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How much of a video is looked at.
+
+    Changing any field changes `fingerprint()`, and with it every feature-cache key.
+
+    Raises:
+        ConfigError: a field makes no sense.
+    """
+
+    frames_per_second: float = 1.0  # YouTube-8M samples one frame a second
+    max_frames: int = 300  # a longer video is covered evenly by so many frames, not cut off
+    mode: SamplingMode = "uniform"
+    decoder: DecoderName = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.frames_per_second <= 1000:
+            raise ConfigError(
+                f"frames per second must be above 0 and at most 1000, got {self.frames_per_second}"
+            )
+        if not 1 <= self.max_frames <= 100_000:
+            raise ConfigError(f"max frames must be 1 to 100000, got {self.max_frames}")
+        if self.mode not in get_args(SamplingMode):
+            raise ConfigError(
+                f"no sampling {self.mode!r}; there are: {', '.join(get_args(SamplingMode))}"
+            )
+        if self.decoder not in get_args(DecoderName):
+            raise ConfigError(
+                f"no decoder {self.decoder!r}; there are: {', '.join(get_args(DecoderName))}"
+            )
+
+    def fingerprint(self) -> str:
+        """12 hex digits that change exactly when a setting (or the sampling rule) does.
+
+        >>> Sampling().fingerprint() == Sampling(max_frames=10).fingerprint()
+        False
+        """
+        text = json.dumps({**asdict(self), "version": SAMPLING_VERSION}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
