@@ -1,1 +1,61 @@
-"""Frozen networks that turn pictures or sound into feature rows."""
+"""Frozen networks that turn frames or sound into feature rows.
+
+To add one: write `extractors/<name>.py` with a class that keeps the contract in `base.py`, put
+it in the table below and its weights into `vtag.weights.SOURCES`. tests/test_extractors.py then
+runs on it by itself.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Final, Protocol
+
+from vtag.errors import ConfigError
+from vtag.extractors.base import FrameExtractor, SoundExtractor
+from vtag.extractors.resnet50 import ResNet50
+from vtag.extractors.vggish import VGGish
+from vtag.extractors.vggish_small import VGGishSmall
+
+__all__ = ["EXTRACTORS", "FrameExtractor", "SoundExtractor", "build_extractor"]
+
+
+class Factory(Protocol):
+    """Makes an extractor with its weights, or raises."""
+
+    def __call__(
+        self, *, weights: Path | None, device: str, batch_size: int | None
+    ) -> FrameExtractor | SoundExtractor: ...
+
+
+EXTRACTORS: Final[dict[str, Factory]] = {
+    "resnet50": partial(ResNet50, "resnet50"),
+    "resnet50_v1": partial(ResNet50, "resnet50_v1"),
+    "resnet50_v2": partial(ResNet50, "resnet50_v2"),
+    "vggish": VGGish,
+    "vggish_small": VGGishSmall,
+}
+
+
+def build_extractor(
+    name: str,
+    *,
+    device: str = "cpu",
+    weights: Path | None = None,
+    batch_size: int | None = None,
+) -> FrameExtractor | SoundExtractor:
+    """The extractor called `name`, with its weights, ready to be called.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1", "mps".
+        weights: a file to use in place of the known one.
+        batch_size: items at once; None chooses by the device.
+
+    Raises:
+        ConfigError: no such extractor or device.
+        WeightsError: the weights are missing, damaged or of another network.
+        EnvironmentProblem: the device is not there.
+    """
+    if name not in EXTRACTORS:
+        raise ConfigError(f"no extractor {name!r}; there are: {', '.join(EXTRACTORS)}")
+    return EXTRACTORS[name](weights=weights, device=device, batch_size=batch_size)
