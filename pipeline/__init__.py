@@ -21,7 +21,7 @@ from vtag.errors import (
 )
 
 if TYPE_CHECKING:
-    from vtag.config import Sampling
+    from vtag.config import Sampling, Selection
     from vtag.records import Evidence, Failure, Media, Record, Segment, Tag
     from vtag.tagger import Pipeline
 
@@ -40,6 +40,7 @@ __all__ = [
     "Record",
     "Sampling",
     "Segment",
+    "Selection",
     "Tag",
     "VtagError",
     "WeightsError",
@@ -51,6 +52,7 @@ __all__ = [
 _LAZY = {
     "Pipeline": "vtag.tagger",
     "Sampling": "vtag.config",
+    "Selection": "vtag.config",
     **dict.fromkeys(["Evidence", "Failure", "Media", "Record", "Segment", "Tag"], "vtag.records"),
 }
 

@@ -58,3 +58,22 @@ class Sampling:
         """
         text = json.dumps({**asdict(self), "version": SAMPLING_VERSION}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which labels of a video become its tags.
+
+    Args:
+        top_k: so many at most, the best ones; None for all.
+        threshold: replaces every label's own threshold; 0 takes every label.
+    """
+
+    top_k: int | None = 20
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigError(f"top k must be 1 or more, got {self.top_k}")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ConfigError(f"a threshold is between 0 and 1, got {self.threshold}")

@@ -6,13 +6,15 @@ D feature size, K clusters, C labels, N samples, H W pixels. Times are in second
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA: Final = 1  # of the JSON record; a field may be added within a number, never change its meaning
+SCHEMA: Final = (
+    1  # of the JSON record; a field may be added within a number, never change its meaning
+)
 
 Stream = Literal["visual", "audio"]
 
@@ -31,10 +33,29 @@ class Media:
     has_audio: bool = False
     corrupt_frames: int = 0  # damaged packets or pictures met while decoding
     decoder: str | None = None  # which one served the pictures: "decord" or "pyav"
+    sampled_frames: int = 0  # times at which the network looked
 
     def to_dict(self) -> dict[str, Any]:
         """The `media` object of a record."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, facts: object) -> Media:
+        """What `to_dict` gave; raises ValueError when a field is missing or of another type."""
+        if not isinstance(facts, dict) or set(facts) != {f.name for f in fields(cls)}:
+            raise ValueError(f"not the facts of a file: {facts!r:.200}")
+        for field_ in fields(cls):
+            value, kinds = facts[field_.name], str(field_.type)
+            known: dict[str, tuple[type, ...]] = {
+                "float": (int, float),
+                "int": (int,),
+                "str": (str,),
+                "bool": (bool,),
+            }
+            fits = isinstance(value, known[kinds.split(" ")[0]])
+            if not fits and not (value is None and kinds.endswith("None")):
+                raise ValueError(f"{field_.name} of a file is {kinds}, not {value!r:.80}")
+        return cls(**facts)
 
 
 @dataclass(frozen=True)
@@ -107,7 +128,9 @@ class Features:
 
     def __post_init__(self) -> None:
         if self.rows.dtype != np.float16 or self.rows.ndim != 2:
-            raise ValueError(f"rows must be float16 [T, D], got {self.rows.dtype} {self.rows.shape}")
+            raise ValueError(
+                f"rows must be float16 [T, D], got {self.rows.dtype} {self.rows.shape}"
+            )
         if self.seconds.dtype != np.float64 or self.seconds.shape != (len(self.rows),):
             raise ValueError(
                 f"seconds must be float64 [{len(self.rows)}], "

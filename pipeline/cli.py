@@ -1,0 +1,466 @@
+"""The command line: parse, call, print, exit status. The only file of the package that prints.
+
+stdout carries data only; progress, notes and errors go to stderr.
+Exit status: 0 every input has a result, 1 some failed, 2 wrong usage, 3 the machine lacks
+something, 130 and 143 stopped by a signal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vtag import __version__
+from vtag.config import Sampling, Selection
+from vtag.errors import ConfigError, EnvironmentProblem, MediaError
+from vtag.table import printable, record_table
+
+if TYPE_CHECKING:
+    from vtag.cache import FeatureCache
+    from vtag.records import Record
+    from vtag.run import Summary
+    from vtag.tagger import Pipeline
+
+log = logging.getLogger(__name__)
+
+OK, SOME_FAILED, USAGE, ENVIRONMENT = 0, 1, 2, 3
+QUIET_PIPE = 141  # 128 + SIGPIPE: what a program gets that writes into a closed pipe
+PROGRESS_LOG_SECONDS = 30.0  # a line so often where there is no terminal for a bar
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if not hasattr(args, "command"):
+        parser.print_help(sys.stderr)
+        return USAGE
+    _configure_logging(args)
+    try:
+        status: int = args.command(args)
+        sys.stdout.flush()
+        return status
+    except ConfigError as err:
+        _say(f"vtag: {printable(str(err))}")
+        return USAGE
+    except MediaError as err:
+        _say(f"vtag: {printable(str(err))} [{err.code}]")
+        return SOME_FAILED
+    except EnvironmentProblem as err:
+        _say(f"vtag: {printable(str(err))}")
+        return ENVIRONMENT
+    except BrokenPipeError:
+        # `vtag … | head`: the reader has enough. The descriptor is replaced so that Python's
+        # own flush at exit does not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return QUIET_PIPE
+
+
+# -- the commands ---------------------------------------------------------------------------
+
+
+def run_command(args: argparse.Namespace) -> int:
+    """`vtag run`: a folder in, one JSON line per input out."""
+    from vtag.discover import Discovery, Shard, find_inputs
+    from vtag.results import ResultsWriter, StdoutResults
+    from vtag.run import FailureBudget, Summary, default_workers, run
+    from vtag.signals import stop_on_signals
+
+    sampling, selection = _sampling(args), _selection(args)
+    shard = Shard.parse(args.shard) if args.shard else None
+    budget = FailureBudget(count=0) if args.fail_fast else None
+    if args.max_failures is not None:
+        budget = FailureBudget.parse(args.max_failures)
+    workers = args.workers or default_workers(args.device)
+    _share_cores(workers)
+    summary, discovery = Summary(), Discovery()
+    pipeline = _pipeline(args, sampling, selection)
+    model = pipeline.head.info.fingerprint
+    with (
+        stop_on_signals() as stop,
+        StdoutResults()
+        if args.out == "-"
+        else ResultsWriter(Path(args.out), model_fingerprint=model) as results,
+    ):
+        if args.retry_failed:
+            results.drop(lambda record: record.get("status") == "failed")
+        inputs = find_inputs(args.inputs, discovery, shard=shard)
+        progress = Progress(args)
+        try:
+            for record in run(
+                pipeline,
+                inputs,
+                results,
+                summary,
+                workers=workers,
+                limit=args.limit,
+                budget=budget,
+                stopped=stop,
+            ):
+                progress.step(record, summary)
+        finally:
+            progress.close()
+            pipeline.close()
+    summary.ignored = discovery.ignored
+    for warning in discovery.warnings:
+        _say(f"vtag: {printable(warning)}")
+    return _finish_run(args, summary, stop.exit_status if stop() else None)
+
+
+def _finish_run(args: argparse.Namespace, summary: Summary, signal_status: int | None) -> int:
+    if signal_status:
+        summary.stopped = "interrupted"
+    counts = (
+        f"vtag: {summary.inputs} inputs, {summary.tagged} tagged ({summary.cached} from cache), "
+        f"{summary.failed} failed, {summary.skipped} already done"
+    )
+    if summary.unfinished:
+        counts += f", {summary.unfinished} unfinished"
+    if summary.ignored:
+        counts += f"; {summary.ignored} other files ignored"
+    if summary.stopped:
+        _say(f"vtag: stopped: {summary.stopped}; run the same command again to go on")
+    elif summary.unfinished:
+        counts += " (the counts do not add up: this is a bug in vtag, please report it)"
+    if args.summary_json:
+        from vtag.storage import write_whole
+
+        write_whole(Path(args.summary_json), json.dumps(summary.to_dict()).encode() + b"\n")
+    if not args.quiet or summary.failed or summary.stopped:
+        _say(counts if args.out == "-" else f"{counts} -> {printable(str(args.out))}")
+    if signal_status:
+        # Threads may still be inside a network pass; what they would give is not awaited.
+        sys.stderr.flush()
+        os._exit(signal_status)
+    if summary.inputs == 0:
+        _say("vtag: no video or sound file was found")
+        return SOME_FAILED
+    return SOME_FAILED if summary.failed or summary.unfinished else OK
+
+
+def tag_command(args: argparse.Namespace) -> int:
+    """`vtag tag`: one clip, as a table for people or as JSON."""
+    _share_cores(1)
+    with _pipeline(args, _sampling(args), _selection(args)) as pipeline:
+        for clip in args.clips:
+            record = pipeline.tag(clip)
+            if args.json:
+                print(json.dumps(record.to_dict(), ensure_ascii=True))
+            else:
+                print(record_table(record, colour=_colour()))
+    return OK
+
+
+def labels_command(args: argparse.Namespace) -> int:
+    """`vtag labels`: every tag that the model can give."""
+    from vtag.head import load_head
+
+    labels = load_head(args.model).labels
+    found = labels.search(args.search) if args.search else list(labels)
+    if args.json:
+        print(json.dumps([label.to_dict() for label in found], ensure_ascii=False))
+        return OK
+    for label in found:
+        above = " > ".join(labels.categories(label))
+        print(f"{label.id}\t{label.name}\t{label.threshold:.2f}\t{above}".rstrip())
+    if not found:
+        _say(f"vtag: {args.model} has no label with {args.search!r} in its name")
+        return SOME_FAILED
+    return OK
+
+
+def models_command(args: argparse.Namespace) -> int:
+    """`vtag models list|info|download`."""
+    from vtag.head import embedded_models, load_head
+    from vtag.weights import download_weights, installed, list_weights
+
+    if args.action == "download":
+        print(download_weights(_needed(args.name, "models download NAME")))
+    elif args.action == "info":
+        head = load_head(_needed(args.name, "models info NAME"))
+        print(json.dumps(head.describe(), indent=2))
+    else:
+        for name in embedded_models():
+            print(f"{name}\tmodel\tembedded")
+        for weights in list_weights():
+            state = "embedded" if weights.embedded else installed(weights.name) or "not downloaded"
+            print(f"{weights.name}\tweights\t{state}\t{weights.about}")
+    return OK
+
+
+def cache_command(args: argparse.Namespace) -> int:
+    """`vtag cache info|verify|prune|clear`."""
+    cache = _open_cache(args)
+    if args.action == "verify":
+        bad = cache.verify(remove=True)
+        for entry in bad:
+            print(f"{entry.path}\t{entry.why}")
+        _say(f"vtag: {len(bad)} damaged entries removed from {cache.root}")
+        return SOME_FAILED if bad else OK
+    if args.action == "prune":
+        removed = cache.prune(parse_size(_needed(args.max_size, "cache prune --max-size 10G")))
+        _say(f"vtag: {removed} entries removed from {cache.root}")
+    elif args.action == "clear":
+        from vtag.content_id import ContentIds
+
+        ContentIds(cache.root).forget()  # it holds names of files
+        _say(f"vtag: {cache.clear()} entries removed from {cache.root}")
+    else:
+        info = cache.info()
+        print(json.dumps({"folder": str(cache.root), "entries": info.entries, "bytes": info.bytes}))
+    return OK
+
+
+def doctor_command(args: argparse.Namespace) -> int:
+    """`vtag doctor`: what is there, what is slow, what to install."""
+    from vtag.cache import default_cache_folder
+    from vtag.doctor import findings
+
+    worst = OK
+    for finding in findings(Path(args.cache) if args.cache else default_cache_folder()):
+        print(
+            f"[{finding.state}] {finding.what}"
+            + (f" -> {finding.advice}" if finding.advice else "")
+        )
+        worst = ENVIRONMENT if finding.state == "problem" else worst
+    return worst
+
+
+# -- what the commands share ----------------------------------------------------------------
+
+
+class Progress:
+    """Counts on stderr: a bar in a terminal, a line now and then elsewhere, nothing if quiet."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        from tqdm import tqdm
+
+        self._quiet = args.quiet
+        self._bar: Any = None
+        if sys.stderr.isatty() and not args.quiet and not args.log_json:
+            self._bar = tqdm(unit="file", dynamic_ncols=True, file=sys.stderr)
+        self._started = self._said = time.monotonic()
+        self._frames = 0
+
+    def step(self, record: Record | None, summary: Summary) -> None:
+        """One more input has its result (None: it had one before)."""
+        if record is not None and record.media is not None and "decode" in record.timing:
+            self._frames += record.media.sampled_frames
+        now = time.monotonic()
+        rate = self._frames / max(now - self._started, 1e-9)
+        if self._bar is not None:
+            self._bar.set_postfix(failed=summary.failed, frames_per_s=f"{rate:.0f}", refresh=False)
+            self._bar.update()
+        elif not self._quiet and now - self._said > PROGRESS_LOG_SECONDS:
+            self._said = now
+            log.warning(
+                "%d done, %d failed, %d already done, %.0f frames/s",
+                summary.tagged,
+                summary.failed,
+                summary.skipped,
+                rate,
+            )
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per log line, for `--log-json`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of one log record."""
+        line = {"time": record.created, "level": record.levelname, "logger": record.name}
+        return json.dumps({**line, "message": record.getMessage()})
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `10G`, `500M`, `2.5T` or a plain number; raises ConfigError on anything else."""
+    units = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+    body = text.strip().upper().removesuffix("B")
+    number, unit = (body[:-1], body[-1]) if body and body[-1] in units else (body, "")
+    try:
+        size = float(number) * units[unit]
+    except ValueError:
+        size = -1.0
+    if not 0 <= size < float("inf"):
+        raise ConfigError(f"a size is written like 10G or 500M, got {text!r}")
+    return int(size)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _needed(value: str | None, usage: str) -> str:
+    if not value:
+        raise ConfigError(f"usage: vtag {usage}")
+    return value
+
+
+def _colour() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def _configure_logging(args: argparse.Namespace) -> None:
+    level = logging.WARNING - 10 * getattr(args, "verbose", 0)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JsonLines() if getattr(args, "log_json", False) else logging.Formatter("vtag: %(message)s")
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(level, logging.DEBUG))
+
+
+def _share_cores(workers: int) -> None:
+    """Threads per network pass = cores / workers, so that all together make one per core."""
+    import torch
+
+    from vtag.run import default_workers
+
+    torch.set_num_threads(max(1, default_workers("cpu") // workers))
+
+
+def _sampling(args: argparse.Namespace) -> Sampling:
+    return Sampling(
+        frames_per_second=args.frames_per_second,
+        max_frames=args.max_frames,
+        mode=args.sampling,
+        decoder=args.decoder,
+    )
+
+
+def _selection(args: argparse.Namespace) -> Selection:
+    return Selection(top_k=args.top_k, threshold=args.threshold)
+
+
+def _open_cache(args: argparse.Namespace) -> FeatureCache:
+    from vtag.cache import FeatureCache, default_cache_folder
+
+    folder = Path(args.cache) if args.cache else default_cache_folder()
+    return FeatureCache(folder, read_only=getattr(args, "read_only_cache", False))
+
+
+def _pipeline(args: argparse.Namespace, sampling: Sampling, selection: Selection) -> Pipeline:
+    from vtag.tagger import Pipeline
+
+    batch = None if args.batch_size == "auto" else _positive(args.batch_size, "--batch-size")
+    return Pipeline(
+        args.model,
+        device=args.device,
+        sampling=sampling,
+        selection=selection,
+        cache=None if args.no_cache else _open_cache(args),
+        batch_size=batch,
+    )
+
+
+def _positive(text: str, flag: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise ConfigError(f"{flag} is a whole number above 0, got {text!r}")
+    return int(text)
+
+
+# -- the parser -----------------------------------------------------------------------------
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and flags."""
+    parser = argparse.ArgumentParser(
+        prog="vtag",
+        description="Tags videos by what is seen and heard in them, offline.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"vtag {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    run = _command(commands, "run", run_command, "tag a folder: one JSON line per file")
+    run.add_argument("inputs", nargs="+", metavar="FOLDER|FILE")
+    run.add_argument(
+        "--out", required=True, metavar="TAGS.jsonl", help="where records go; - for stdout"
+    )
+    _add_pipeline_flags(run)
+    run.add_argument("--workers", type=int, help="files at once (default: one per core)")
+    run.add_argument("--limit", type=int, metavar="N", help="stop after so many inputs")
+    run.add_argument("--shard", metavar="I/N", help="only the I-th of N parts of the inputs")
+    run.add_argument(
+        "--retry-failed", action="store_true", help="try the failed ones of --out again"
+    )
+    run.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
+    run.add_argument("--max-failures", metavar="N|P%%", help="stop after so many failures")
+    run.add_argument("--summary-json", metavar="FILE", help="write the final counts there")
+
+    tag = _command(commands, "tag", tag_command, "tag one clip and print the result")
+    tag.add_argument("clips", nargs="+", metavar="CLIP")
+    tag.add_argument("--json", action="store_true", help="print the record as JSON")
+    _add_pipeline_flags(tag)
+
+    labels = _command(commands, "labels", labels_command, "list the tags that the model can give")
+    labels.add_argument("--search", metavar="TEXT", help="only those with TEXT in their name")
+    labels.add_argument("--json", action="store_true")
+    labels.add_argument("--model", default="vtag-base", metavar="NAME|FOLDER")
+
+    models = _command(commands, "models", models_command, "list, describe or download models")
+    models.add_argument("action", nargs="?", choices=["list", "info", "download"], default="list")
+    models.add_argument("name", nargs="?")
+
+    cache = _command(commands, "cache", cache_command, "look after the feature cache")
+    cache.add_argument(
+        "action", nargs="?", choices=["info", "verify", "prune", "clear"], default="info"
+    )
+    cache.add_argument("--cache", metavar="DIR", help="the cache folder (default: VTAG_CACHE_DIR)")
+    cache.add_argument("--max-size", metavar="10G", help="for prune: what may stay")
+
+    doctor = _command(commands, "doctor", doctor_command, "check this machine")
+    doctor.add_argument("--cache", metavar="DIR")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+    )
+    parser.set_defaults(command=run)
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="say more (-vv: all)")
+    parser.add_argument("-q", "--quiet", action="store_true", help="only errors on stderr")
+    parser.add_argument("--log-json", action="store_true", help="log lines as JSON")
+    return parser
+
+
+def _add_pipeline_flags(parser: argparse.ArgumentParser) -> None:
+    default = Sampling()
+    add = parser.add_argument
+    add("--model", default="vtag-base", metavar="NAME|FOLDER")
+    add("--device", default="auto", metavar="auto|cpu|cuda[:N]|mps")
+    add("--frames-per-second", type=float, default=default.frames_per_second, metavar="F")
+    add(
+        "--max-frames",
+        type=int,
+        default=default.max_frames,
+        metavar="N",
+        help="a longer video is covered evenly by so many frames (default: %(default)s)",
+    )
+    add("--sampling", choices=["uniform", "keyframes"], default=default.mode)
+    add("--decoder", choices=["auto", "decord", "pyav"], default=default.decoder)
+    add("--top-k", type=int, default=20, metavar="N", help="tags per video at most (default: 20)")
+    add("--threshold", type=float, metavar="X", help="instead of each label's own; 0 takes all")
+    add("--batch-size", default="auto", metavar="N", help="frames per network pass")
+    add(
+        "--cache", metavar="DIR", help="feature cache (default: VTAG_CACHE_DIR or the user's cache)"
+    )
+    add("--read-only-cache", action="store_true", help="use a cache of others, change nothing")
+    add("--no-cache", action="store_true", help="keep no features")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,263 @@
+"""Which files of a folder are inputs: every file of a media suffix, or with a media beginning."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from vtag.decode import sniff
+from vtag.errors import ConfigError, MediaError
+
+VIDEO_SUFFIXES: Final = frozenset(
+    [
+        ".3g2",
+        ".3gp",
+        ".asf",
+        ".avi",
+        ".divx",
+        ".dv",
+        ".f4v",
+        ".flv",
+        ".gif",
+        ".h264",
+        ".h265",
+        ".hevc",
+        ".heic",
+        ".heif",
+        ".ivf",
+        ".m1v",
+        ".m2ts",
+        ".m2v",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpe",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".mxf",
+        ".ogm",
+        ".ogv",
+        ".qt",
+        ".rm",
+        ".rmvb",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
+        ".wtv",
+        ".y4m",
+    ]
+)
+AUDIO_SUFFIXES: Final = frozenset(
+    [
+        ".aac",
+        ".ac3",
+        ".aif",
+        ".aiff",
+        ".amr",
+        ".ape",
+        ".au",
+        ".caf",
+        ".flac",
+        ".m4a",
+        ".m4b",
+        ".mka",
+        ".mp2",
+        ".mp3",
+        ".oga",
+        ".ogg",
+        ".opus",
+        ".wav",
+        ".weba",
+        ".wma",
+        ".wv",
+    ]
+)
+# Never opened to look: a photo folder holds a hundred thousand of these beside its videos.
+OTHER_SUFFIXES: Final = frozenset(
+    [
+        ".ass",
+        ".bmp",
+        ".cr2",
+        ".csv",
+        ".db",
+        ".dng",
+        ".doc",
+        ".docx",
+        ".gz",
+        ".htm",
+        ".html",
+        ".idx",
+        ".ini",
+        ".jpeg",
+        ".jpg",
+        ".json",
+        ".jsonl",
+        ".log",
+        ".lrv",
+        ".md",
+        ".nef",
+        ".nfo",
+        ".odt",
+        ".parquet",
+        ".pdf",
+        ".png",
+        ".py",
+        ".raw",
+        ".rtf",
+        ".srt",
+        ".ssa",
+        ".sub",
+        ".tar",
+        ".thm",
+        ".tif",
+        ".tiff",
+        ".txt",
+        ".vtt",
+        ".webp",
+        ".xml",
+        ".xmp",
+        ".yaml",
+        ".yml",
+        ".zip",
+        ".lock",
+        ".part",
+    ]
+)
+APPLE_DOUBLE: Final = bytes.fromhex("00051607")  # what macOS leaves as "._name" on foreign disks
+
+
+@dataclass
+class Discovery:
+    """What a walk has met so far, besides the inputs that it yielded."""
+
+    ignored: int = 0  # files that are no media by name and beginning
+    folders: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The `index`-th of `count` parts (from 1) of any set of inputs.
+
+    An input's part is decided by its path inside the folder, so that no part has to read the
+    files of another, and parts agree on any machine.
+    """
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.count:
+            raise ConfigError(f"a shard is i/n with 1 <= i <= n, got {self.index}/{self.count}")
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """`Shard.parse("2/8")`; raises ConfigError on anything else."""
+        index, slash, count = text.partition("/")
+        if not (
+            slash and index.isascii() and index.isdigit() and count.isascii() and count.isdigit()
+        ):
+            raise ConfigError(f"a shard is written i/n, for example 1/4, got {text!r}")
+        return cls(int(index), int(count))
+
+    def holds(self, name: str) -> bool:
+        """Whether an input of this name (relative to its folder) belongs to the shard."""
+        digest = hashlib.sha256(os.fsencode(name)).digest()
+        return int.from_bytes(digest[:8], "big") % self.count == self.index - 1
+
+
+def find_inputs(
+    sources: Sequence[str | Path], discovery: Discovery, *, shard: Shard | None = None
+) -> Iterator[str]:
+    """Paths to tag, in a stable order, as the user would write them.
+
+    A source that is a folder is walked (links to folders are not followed); any other source
+    is an input whatever its name, so that a missing or odd one ends in a record and not in
+    silence. Inside a folder, what has a media suffix is an input even when it is a pipe, a
+    device or a folder itself, for the same reason.
+
+    Raises:
+        ConfigError: no source given.
+    """
+    if not sources:
+        raise ConfigError("nothing to tag: name at least one folder or file")
+    seen: set[str] = set()  # only two sources can name one file twice
+    for source in sources:
+        text = os.path.normpath(os.fspath(source)) if os.fspath(source) else ""
+        is_folder = bool(text) and os.path.isdir(text)
+        names = _walk(text, discovery) if is_folder else iter([os.path.basename(text)])
+        for name in names:
+            if shard is not None and not shard.holds(name):
+                continue
+            path = text if not is_folder else os.path.join(text, name) if text != "." else name
+            if len(sources) > 1:
+                if path in seen:
+                    continue
+                seen.add(path)
+            yield path
+
+
+def _walk(root: str, discovery: Discovery) -> Iterator[str]:
+    """Names relative to root, folder by folder, each sorted."""
+    pending = [""]
+    while pending:
+        folder = pending.pop()
+        discovery.folders += 1
+        try:
+            with os.scandir(os.path.join(root, folder)) as entries:
+                listing = sorted(entries, key=lambda entry: os.fsencode(entry.name))
+        except OSError as err:
+            # The folder becomes an input: it fails with a record that names it, and the run's
+            # exit status tells that something was not seen.
+            discovery.warnings.append(f"{os.path.join(root, folder)}: {err.strerror}")
+            yield folder or "."
+            continue
+        below = []
+        for entry in listing:
+            name = os.path.join(folder, entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                below.append(name)
+                if _suffix(entry.name) in VIDEO_SUFFIXES | AUDIO_SUFFIXES:
+                    yield name
+            elif _is_input(entry):
+                yield name
+            else:
+                discovery.ignored += 1
+        pending.extend(reversed(below))
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _is_input(entry: os.DirEntry[str]) -> bool:
+    suffix = _suffix(entry.name)
+    if suffix in VIDEO_SUFFIXES or suffix in AUDIO_SUFFIXES:
+        return not (entry.name.startswith("._") and _is_apple_double(entry))
+    if suffix in OTHER_SUFFIXES:
+        return False
+    try:
+        if not stat.S_ISREG(entry.stat().st_mode):
+            return False
+        sniff(Path(entry.path))
+    except (MediaError, OSError):
+        return False
+    return True
+
+
+def _is_apple_double(entry: os.DirEntry[str]) -> bool:
+    try:
+        if not stat.S_ISREG(entry.stat().st_mode):
+            return False
+        with open(entry.path, "rb") as file:
+            return file.read(4) == APPLE_DOUBLE
+    except OSError:
+        return False

@@ -1,0 +1,374 @@
+"""From a file to feature rows, through the cache.
+
+The only place where decoding, extractors and cache meet.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from queue import LifoQueue
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vtag.cache import CacheEntry, FeatureCache
+from vtag.config import Sampling
+from vtag.content_id import ContentIds
+from vtag.decode_process import DecoderProcess, Finished, Restarted
+from vtag.errors import CacheError, MediaError
+from vtag.extractors.base import FrameExtractor, SoundExtractor
+from vtag.records import Features, Frames, Media, Sound
+
+log = logging.getLogger(__name__)
+
+# Goes into the key of sound features: sampling of frames does not touch them.
+SOUND_RULE: Final = "sound-1"
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """All that is kept of one file.
+
+    Attributes:
+        content_id: "sha256:…" of the file.
+        media: what the file holds.
+        streams: features per stream; a stream that the file lacks has T = 0 rows.
+        warnings: what the user would otherwise miss (damage, a second decoder …).
+        cached: whether nothing had to be decoded.
+        timing: seconds per stage.
+    """
+
+    content_id: str
+    media: Media
+    streams: Mapping[str, Features]
+    warnings: tuple[str, ...] = ()
+    cached: bool = False
+    timing: Mapping[str, float] = field(default_factory=dict)
+
+
+class DecoderPool:
+    """Decode children that are lent to one thread at a time, and made when none is free."""
+
+    def __init__(self) -> None:
+        self._idle: LifoQueue[DecoderProcess] = LifoQueue()
+        self._all: list[DecoderProcess] = []
+
+    @contextmanager
+    def lend(self) -> Iterator[DecoderProcess]:
+        """A child that nobody else uses inside the `with`."""
+        if self._idle.empty():
+            decoder = DecoderProcess()
+            self._all.append(decoder)
+        else:
+            decoder = self._idle.get()
+        try:
+            yield decoder
+        finally:
+            self._idle.put(decoder)
+
+    def close(self) -> None:
+        """Ends all children, also those that are at work."""
+        for decoder in self._all:
+            decoder.close()
+        self._all.clear()
+        self._idle = LifoQueue()
+
+
+class InWork:
+    """Keeps two threads from decoding the same content at once: the second finds it cached."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: dict[str, tuple[threading.Lock, int]] = {}
+
+    @contextmanager
+    def alone(self, content_id: str | None) -> Iterator[None]:
+        """Nobody else is inside with this content; None lets everybody in."""
+        if content_id is None:
+            yield
+            return
+        with self._guard:
+            lock, users = self._locks.get(content_id, (threading.Lock(), 0))
+            self._locks[content_id] = (lock, users + 1)
+        try:
+            with lock:
+                yield
+        finally:
+            with self._guard:
+                _, users = self._locks[content_id]
+                if users == 1:
+                    del self._locks[content_id]
+                else:
+                    self._locks[content_id] = (lock, users - 1)
+
+
+class FeatureMaker:
+    """Makes the features of files with fixed extractors and sampling.
+
+    Safe for several threads at once: they share the networks, and each borrows a decode child
+    of its own.
+
+    Args:
+        extractors: stream ("visual", "audio") to the extractor that reads it.
+        sampling: which frames are looked at.
+        cache: where features are kept; None keeps nothing.
+        content_ids: content hashes with their memo.
+    """
+
+    def __init__(
+        self,
+        extractors: Mapping[str, FrameExtractor | SoundExtractor],
+        *,
+        sampling: Sampling,
+        cache: FeatureCache | None = None,
+        content_ids: ContentIds | None = None,
+    ) -> None:
+        self.extractors = dict(extractors)
+        self.sampling = sampling
+        self.cache = cache
+        self.content_ids = content_ids or ContentIds(None)
+        self._fingerprints = {s: fingerprint_of(e) for s, e in self.extractors.items()}
+        self._pool = DecoderPool()
+        self._in_work = InWork()
+        self._cache_is_full = False
+
+    def features_of(self, path: Path, content_id: str | None = None) -> ClipFeatures:
+        """The features of one file.
+
+        Args:
+            path: the file.
+            content_id: its content id, where the caller knows it already.
+
+        Raises:
+            MediaError: the file can not be used.
+        """
+        before = _state(path)
+        started = time.perf_counter()
+        content_id = content_id or self.content_ids.of(path)
+        timing = {"hash": time.perf_counter() - started}
+        with self._in_work.alone(content_id if self.cache else None):
+            found = self._from_cache(content_id)
+            wanted = set(self.extractors) - set(found)
+            if not wanted:
+                return _assemble(content_id, found, cached=True, timing=timing)
+            with self._pool.lend() as decoder:
+                made, spent = self._decode(path, wanted, decoder)
+            if _state(path) != before:
+                raise MediaError(
+                    f"{path}: was written to while it was read; run again when it is complete",
+                    code="changed_during_read",
+                )
+            self._keep(content_id, made)
+        return _assemble(content_id, {**found, **made}, cached=False, timing={**timing, **spent})
+
+    def close(self) -> None:
+        """Ends the decode children."""
+        self._pool.close()
+
+    def _key(self, content_id: str, stream: str) -> str:
+        rule = self.sampling.fingerprint() if stream == "visual" else SOUND_RULE
+        return FeatureCache.key(content_id, self._fingerprints[stream], rule)
+
+    def _from_cache(self, content_id: str) -> dict[str, CacheEntry]:
+        if self.cache is None:
+            return {}
+        entries = {}
+        for stream in self.extractors:
+            entry = self.cache.get(self._key(content_id, stream))
+            if entry is not None:
+                try:
+                    _facts(entry)
+                except ValueError as err:
+                    log.debug("%s of %s: computed again: %s", stream, content_id, err)
+                else:
+                    entries[stream] = entry
+        return entries
+
+    def _keep(self, content_id: str, made: Mapping[str, CacheEntry]) -> None:
+        if self.cache is None or self.cache.read_only or self._cache_is_full:
+            return
+        for stream, entry in made.items():
+            try:
+                self.cache.put(self._key(content_id, stream), entry)
+            except CacheError as err:
+                # Tagging does not need the cache. Said once: a full disk would say it a
+                # hundred thousand times.
+                self._cache_is_full = True
+                log.warning("features are no longer kept: %s", err)
+                return
+
+    def _decode(
+        self, path: Path, wanted: set[str], decoder: DecoderProcess
+    ) -> tuple[dict[str, CacheEntry], dict[str, float]]:
+        """Decodes what is wanted and runs the extractors on it as it comes."""
+        visual = self.extractors["visual"] if "visual" in wanted else None
+        audio = self.extractors["audio"] if "audio" in wanted else None
+        frames, sound = FrameRows(visual), SoundRows(audio)
+        finished: Finished | None = None
+        embed_seconds = 0.0
+        started = time.perf_counter()
+        events = decoder.decode(
+            path,
+            sampling=self.sampling,
+            want_video=visual is not None,
+            want_sound=audio is not None,
+        )
+        for event in events:
+            arrived = time.perf_counter()
+            if isinstance(event, Frames):
+                frames.add(event)
+            elif isinstance(event, Sound):
+                sound.add(event)
+            elif isinstance(event, Restarted):
+                frames, sound = FrameRows(visual), SoundRows(audio)
+            elif isinstance(event, Finished):
+                finished = event
+            embed_seconds += time.perf_counter() - arrived
+        if finished is None:
+            raise MediaError(f"{path}: the decoder ended without an answer", code="decoder_crashed")
+        rows = {}
+        if visual is not None:
+            rows["visual"] = frames.features(self._fingerprints["visual"])
+        if audio is not None:
+            rows["audio"] = sound.features(self._fingerprints["audio"])
+        seconds = time.perf_counter() - started
+        info: dict[str, Any] = {
+            "media": finished.media.to_dict(),
+            "warnings": list(finished.warnings),
+        }
+        made = {stream: CacheEntry(features, info) for stream, features in rows.items()}
+        return made, {"decode": seconds - embed_seconds, "embed": embed_seconds}
+
+
+class FrameRows:
+    """Collects pictures into batches and turns them into rows as they come."""
+
+    def __init__(self, extractor: FrameExtractor | SoundExtractor | None) -> None:
+        self._extractor = extractor
+        self._rows: list[Tensor] = []
+        self._seconds: list[np.ndarray[Any, np.dtype[np.float64]]] = []
+
+    def add(self, frames: Frames) -> None:
+        """Runs the network on some pictures; one that serves several times runs once."""
+        if self._extractor is None:
+            return
+        # [n, H, W, 3] seen as [n, 3, H, W]: this is channels_last, nothing is copied.
+        pixels = torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)
+        rows = self._extractor(pixels)
+        self._rows.append(rows.repeat_interleave(torch.from_numpy(frames.repeats), dim=0).half())
+        self._seconds.append(frames.seconds)
+
+    def features(self, made_by: str) -> Features:
+        """All rows so far."""
+        assert self._extractor is not None
+        return _stack(self._rows, self._seconds, self._extractor.dim, made_by)
+
+
+class SoundRows:
+    """Cuts a stream of sound into the extractor's windows, whatever pieces it comes in.
+
+    The rows are those of the whole sound at once: a window is taken when all its samples are
+    there, and the next one starts one hop later.
+    """
+
+    # 64 windows are a minute of sound: enough for the dense layers to be worth their memory
+    # traffic, and 4 MB at most.
+    _BATCH: Final = 64
+
+    def __init__(self, extractor: FrameExtractor | SoundExtractor | None) -> None:
+        self._extractor: Any = extractor
+        self._waiting = np.zeros(0, np.float32)
+        self._start: float | None = None
+        self._rows: list[Tensor] = []
+        self._taken = 0
+
+    def add(self, sound: Sound) -> None:
+        """Takes the next piece of the sound."""
+        if self._extractor is None:
+            return
+        if self._start is None:
+            self._start = sound.start
+        self._waiting = np.concatenate([self._waiting, sound.samples])
+        hop, window = self._extractor.hop_samples, self._extractor.window_samples
+        while len(self._waiting) >= (self._BATCH - 1) * hop + window:
+            self._take(self._BATCH)
+
+    def _take(self, windows: int) -> None:
+        hop, window = self._extractor.hop_samples, self._extractor.window_samples
+        piece = self._waiting[: (windows - 1) * hop + window]
+        self._rows.append(self._extractor(torch.from_numpy(piece.copy())).half())
+        self._waiting = self._waiting[windows * hop :].copy()
+        self._taken += windows
+
+    def features(self, made_by: str) -> Features:
+        """All rows; the rest shorter than a window is dropped, unless it is all there is."""
+        hop, window = self._extractor.hop_samples, self._extractor.window_samples
+        whole = 1 + (len(self._waiting) - window) // hop if len(self._waiting) >= window else 0
+        if whole:
+            self._take(whole)
+        elif not self._taken and len(self._waiting):
+            self._rows.append(self._extractor(torch.from_numpy(self._waiting)).half())
+        count = sum(len(rows) for rows in self._rows)
+        step = hop / self._extractor.rate_hz
+        seconds = (self._start or 0.0) + np.arange(count, dtype=np.float64) * step
+        return _stack(self._rows, [seconds], self._extractor.dim, made_by)
+
+
+def fingerprint_of(extractor: FrameExtractor | SoundExtractor) -> str:
+    """`name@hex`, as models and cache entries name an extractor."""
+    return f"{extractor.name}@{extractor.fingerprint()}"
+
+
+def _stack(
+    rows: list[Tensor],
+    seconds: list[np.ndarray[Any, np.dtype[np.float64]]],
+    dim: int,
+    made_by: str,
+) -> Features:
+    if not rows:
+        return Features(np.zeros((0, dim), np.float16), np.zeros(0, np.float64), made_by)
+    return Features(torch.cat(rows).numpy(), np.concatenate(seconds), made_by)
+
+
+def _assemble(
+    content_id: str,
+    entries: Mapping[str, CacheEntry],
+    *,
+    cached: bool,
+    timing: Mapping[str, float],
+) -> ClipFeatures:
+    # The visual entry knows about damage and the decoder; the audio entry only when alone.
+    first = entries.get("visual") or next(iter(entries.values()))
+    media, _ = _facts(first)
+    looked = len(entries["visual"].features.rows) if "visual" in entries else 0
+    warnings = dict.fromkeys(w for entry in entries.values() for w in _facts(entry)[1])
+    streams = {stream: entry.features for stream, entry in entries.items()}
+    return ClipFeatures(
+        content_id, replace(media, sampled_frames=looked), streams, tuple(warnings), cached, timing
+    )
+
+
+def _facts(entry: CacheEntry) -> tuple[Media, list[str]]:
+    """What an entry says of its file; raises ValueError when it is not what vtag writes."""
+    warnings = entry.info.get("warnings")
+    if not isinstance(warnings, list) or not all(isinstance(w, str) for w in warnings):
+        raise ValueError(f"not a list of warnings: {warnings!r:.200}")
+    return Media.from_dict(entry.info.get("media")), [str(w) for w in warnings]
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    """What changes when a file is written to; zeros when it is not there (others say so)."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return (0, 0, 0)
+    return (found.st_size, found.st_mtime_ns, found.st_ino)
