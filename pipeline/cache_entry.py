@@ -16,10 +16,11 @@ import json
 import re
 import struct
 from dataclasses import dataclass
-from typing import Final, TypeAlias, Union
+from typing import Any, Final, TypeAlias, Union
 
 import numpy as np
 import safetensors.numpy
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from vtag.records import Features
@@ -70,7 +71,7 @@ def encode(key: str, entry: CacheEntry) -> bytes:
         "info": json.dumps(entry.info, allow_nan=False),
         "checksum": _NO_CHECKSUM.decode(),
     }
-    tensors = {
+    tensors: dict[str, NDArray[Any]] = {
         "rows": np.ascontiguousarray(features.rows),
         "seconds": np.ascontiguousarray(features.seconds),
     }

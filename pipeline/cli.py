@@ -1,4 +1,4 @@
-"""The command line: parse, call, print, exit status. The only file of the package that prints.
+"""The command line: parse, call, print, exit status. Only the cli files print.
 
 stdout carries data only; progress, notes and errors go to stderr.
 Exit status: 0 every input has a result, 1 some failed, 2 wrong usage, 3 the machine lacks
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtag import __version__
+from vtag.cli_learning import add_commands
 from vtag.config import Sampling, Selection
 from vtag.errors import ConfigError, EnvironmentProblem, MediaError
 from vtag.table import printable, record_table
@@ -354,7 +355,8 @@ def _open_cache(args: argparse.Namespace) -> FeatureCache:
 def _pipeline(args: argparse.Namespace, sampling: Sampling, selection: Selection) -> Pipeline:
     from vtag.tagger import Pipeline
 
-    batch = None if args.batch_size == "auto" else _positive(args.batch_size, "--batch-size")
+    asked = args.batch_size if isinstance(args.batch_size, str) else "auto"  # else: of training
+    batch = None if asked == "auto" else _positive(asked, "--batch-size")
     return Pipeline(
         args.model,
         device=args.device,
@@ -421,6 +423,19 @@ def build_parser() -> argparse.ArgumentParser:
     cache.add_argument("--cache", metavar="DIR", help="the cache folder (default: VTAG_CACHE_DIR)")
     cache.add_argument("--max-size", metavar="10G", help="for prune: what may stay")
 
+    def learning(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        def call(args: argparse.Namespace) -> int:
+            def open_pipeline() -> Pipeline:
+                _share_cores(1)
+                return _pipeline(args, _sampling(args), _selection(args))
+
+            status: int = run(args, open_pipeline)
+            return status
+
+        return _command(commands, name, call, text)
+
+    add_commands(learning, _add_pipeline_flags)
+
     doctor = _command(commands, "doctor", doctor_command, "check this machine")
     doctor.add_argument("--cache", metavar="DIR")
     return parser
@@ -437,7 +452,7 @@ def _command(commands: Any, name: str, run: Any, text: str) -> argparse.Argument
     return parser
 
 
-def _add_pipeline_flags(parser: argparse.ArgumentParser) -> None:
+def _add_pipeline_flags(parser: argparse.ArgumentParser, *, batch_size: bool = True) -> None:
     default = Sampling()
     add = parser.add_argument
     add("--model", default="vtag-base", metavar="NAME|FOLDER")
@@ -454,7 +469,8 @@ def _add_pipeline_flags(parser: argparse.ArgumentParser) -> None:
     add("--decoder", choices=["auto", "decord", "pyav"], default=default.decoder)
     add("--top-k", type=int, default=20, metavar="N", help="tags per video at most (default: 20)")
     add("--threshold", type=float, metavar="X", help="instead of each label's own; 0 takes all")
-    add("--batch-size", default="auto", metavar="N", help="frames per network pass")
+    if batch_size:
+        add("--batch-size", default="auto", metavar="N", help="frames per network pass")
     add(
         "--cache", metavar="DIR", help="feature cache (default: VTAG_CACHE_DIR or the user's cache)"
     )

@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import vtag.models
@@ -31,7 +32,8 @@ WINDOWS_AT_ONCE: Final = 256  # bounds the memory of a pass over a video of any 
 # among equals, so what is printed is in the order that is printed.
 SCORE_DIGITS: Final = 4
 # No figure supports a difference between scores above this one, and every roll-up is a little
-# surer than what it sums: so they end here, and the more specific label of them goes first.
+# surer than what it sums: so scores end here (or at the label's threshold, if that is higher),
+# and the more specific label goes first.
 HIGHEST_SCORE: Final = 0.99
 LAST_WINDOW_SECONDS: Final = 1.0  # how long the last window lasts if the file does not tell
 
@@ -97,6 +99,12 @@ class Head:
             "readout": self.readout.to_dict(),
         }
 
+    def scores(self, streams: Mapping[str, Features]) -> NDArray[np.float32]:
+        """Score of each label for the whole video, float32 [C], without ceilings."""
+        present = {s: f for s, f in streams.items() if s in self.extractors and len(f.rows)}
+        found: NDArray[np.float32] = self._scores(present)[0].numpy()
+        return found
+
     def tags(
         self, streams: Mapping[str, Features], *, end_seconds: float, selection: Selection
     ) -> tuple[Tag, ...]:
@@ -109,7 +117,7 @@ class Head:
         """
         present = {s: f for s, f in streams.items() if s in self.extractors and len(f.rows)}
         scores, windows = self._scores(present)
-        scores = scores.clamp(max=HIGHEST_SCORE)
+        scores = scores.minimum(self._ceilings(selection))
         tags: list[Tag] = []
         for at in rank(scores.numpy(), self.labels):
             label, score = self.labels[at], float(scores[at])
@@ -120,6 +128,13 @@ class Head:
                 window = windows[label.stream]
                 tags.append(self._tag(label, at, score, threshold, window, end_seconds))
         return tuple(tags)
+
+    def _ceilings(self, selection: Selection) -> Tensor:
+        """The highest score of each label, float32 [C]."""
+        thresholds = torch.tensor([label.threshold for label in self.labels])
+        if selection.threshold is not None:
+            thresholds = torch.full_like(thresholds, selection.threshold)
+        return thresholds.clamp(min=HIGHEST_SCORE)
 
     def _scores(self, streams: Mapping[str, Features]) -> tuple[Tensor, dict[Stream, Windows]]:
         """Score of each label, float32 [C], and the windows of each stream that was read."""
@@ -137,7 +152,7 @@ class Head:
             window_scores = self.readout.window_scores(logits, stream=stream)
             video, shares = self.readout.video_scores(window_scores, whole=whole)
             scores = torch.where(self._columns[stream], video, scores)
-            found[stream] = Windows(times, window_scores.clamp(max=HIGHEST_SCORE), shares)
+            found[stream] = Windows(times, window_scores, shares)
         return scores, found
 
     def _window_logits(
@@ -173,6 +188,7 @@ class Head:
         end_seconds: float,
     ) -> Tag:
         last = float(windows.times[-1])
+        ceiling = max(HIGHEST_SCORE, threshold)
         end = end_seconds if end_seconds > last else last + LAST_WINDOW_SECONDS
         return Tag(
             id=label.id,
@@ -182,7 +198,7 @@ class Head:
             categories=tuple(self.labels.categories(label)),
             sources=(label.stream,),
             segments=tuple(
-                replace(segment, score=round(segment.score, SCORE_DIGITS))
+                replace(segment, score=round(min(segment.score, ceiling), SCORE_DIGITS))
                 for segment in segments(
                     windows.times, end, windows.scores[:, at].numpy(), threshold
                 )

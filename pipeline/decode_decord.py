@@ -1,0 +1,74 @@
+"""Sampled pictures with decord, on the files for which `Probe.decord_fit` holds.
+
+decord decodes nothing that was not asked for in one call: its background thread reads ahead
+without bound between calls, so there is one `get_batch` and then the reader is gone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtag.errors import MediaError
+from vtag.picture import picture_size
+from vtag.plan import Plan
+from vtag.probe import Probe
+from vtag.records import Frames
+
+
+def read_frames_decord(probe: Probe, plan: Plan, *, batch: int) -> Iterator[Frames]:
+    """Batches of pictures in order of time. All of them are in memory at once.
+
+    Raises:
+        MediaError: decoder_misbehaved where decord counts or times the pictures differently
+            from the packets; corrupt where it gives up. PyAV may still read the file.
+    """
+    import decord
+
+    pictures, firsts, repeats = np.unique(plan.pictures, return_index=True, return_counts=True)
+    if not len(pictures):
+        return
+    width, height = picture_size(probe)
+    decord.logging.set_level(decord.logging.QUIET)  # what it has to say comes as an exception
+    try:
+        reader = decord.VideoReader(
+            os.path.realpath(probe.path),
+            ctx=decord.cpu(0),
+            width=width,
+            height=height,
+            num_threads=1,
+        )
+        times = reader.get_frame_timestamp(range(len(reader)))[:, 0]
+        _refuse_other_times(probe, times)
+        pixels = reader.get_batch(pictures.tolist()).asnumpy()
+        del reader
+    except (decord.DECORDError, RuntimeError, IndexError) as err:
+        said = str(err).strip().splitlines()
+        raise MediaError(
+            f"{probe.path}: decord can not decode it ({said[-1] if said else err!r})",
+            code="corrupt",
+            stage="video",
+        ) from err
+    for start in range(0, len(pictures), batch):
+        some = slice(start, start + batch)
+        begin, counts = int(firsts[start]), repeats[some]
+        yield Frames(
+            pixels[some], counts.astype(np.int64), plan.seconds[begin : begin + int(counts.sum())]
+        )
+
+
+def _refuse_other_times(probe: Probe, times: NDArray[np.float64]) -> None:
+    """Compares decord's times of all pictures (seconds after the first) with the packets'."""
+    table = probe.table
+    base = float(table.time_base)
+    expected = (table.shown_ticks - table.shown_ticks[0]) * base
+    if len(times) != len(expected):
+        said = f"decord counts {len(times)} pictures, the packets {len(expected)}"
+    elif np.abs(times - times[0] - expected).max() > table.step * base / 2:
+        said = "decord shows the pictures at other times than the packets"
+    else:
+        return
+    raise MediaError(f"{probe.path}: {said}", code="decoder_misbehaved", stage="video")

@@ -1,0 +1,174 @@
+"""Training: from a dataset to a model folder, with a report.
+
+A run may stop anywhere and go on as if it had not: weights, moments, averages and counts are
+kept beside the model folder, and every draw is seeded by its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from vtag.dataset import Dataset
+from vtag.errors import ConfigError, EnvironmentProblem, OutputError
+from vtag.models.checkpoint import CONFIG_FILE, Checkpoint, check_extractors
+from vtag.models.net_config import TaggerNetConfig
+from vtag.models.tagger_net import TaggerNet
+from vtag.train_config import TrainConfig, network_for
+from vtag.train_processes import joined_processes
+from vtag.train_result import TrainResult, finish
+from vtag.train_run import TrainRun
+from vtag.train_state import load_state, save_state
+
+STATE_SUFFIX: Final = ".training"
+
+
+def train(
+    config: TrainConfig,
+    dataset: Dataset,
+    out: Path,
+    *,
+    network: TaggerNetConfig | None = None,
+    start: Checkpoint | None = None,
+    device: str = "cpu",
+    resume: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TrainResult | None:
+    """The finished training, with its model in the folder `out`; None when it was stopped.
+
+    Under torchrun, all processes call this alike and share out every step; the first one writes.
+
+    Args:
+        network: replaces the network of the config's preset.
+        start: a model whose weights are taken over as far as they fit: a fine-tune. Its network
+            is used too.
+        resume: go on with what was stopped.
+        should_stop: asked after every step; at the first True the state is kept in
+            `<out>.training`.
+
+    Raises:
+        ConfigError: settings that do not fit each other or the dataset, or a stopped training
+            lies beside `out` and `resume` was not asked for.
+        WeightsError: `start` reads other features; or there is nothing to go on with.
+        OutputError: `out` is no model folder, or can not be written.
+        EnvironmentProblem: the device is not there, or can not do the precision.
+    """
+    state_folder = out.with_name(out.name + STATE_SUFFIX)
+    _check_places(out, state_folder, resume)
+    target = _device(device, config)
+    if start is not None and network is not None:
+        raise ConfigError("a fine-tune uses the network of its start; leave out one of the two")
+    net_config = _network(config, dataset, network, start)
+    devices = [target] if target.type == "cuda" else []
+    # Everything below seeds by itself; whoever calls gets its generators back untouched.
+    with joined_processes(target) as processes, torch.random.fork_rng(devices):
+        run = TrainRun(config, dataset, net_config, processes, target)
+        if start is not None:
+            _take_over(run.net, start, dataset)
+            run.start_average()
+        belongs_to = _fingerprint(config, dataset, net_config, start)
+        if resume:
+            run.restore(*load_state(state_folder, belongs_to=belongs_to))
+
+        def keep() -> None:
+            if processes.rank == 0:
+                save_state(state_folder, run.progress, run.tensors(), belongs_to=belongs_to)
+            processes.wait()
+
+        if not run.until_done(should_stop, keep):
+            keep()
+            return None
+        result = None
+        if processes.rank == 0:
+            result = finish(
+                run.best_net(), config, dataset, out, progress=run.progress, scores_of=run.scores
+            )
+            shutil.rmtree(state_folder, ignore_errors=True)
+        processes.wait()
+        return result
+
+
+def _check_places(out: Path, state_folder: Path, resume: bool) -> None:
+    if out.exists() and not (out / CONFIG_FILE).is_file():
+        raise OutputError(f"{out}: exists and is no vtag model; name a new folder")
+    if not resume and state_folder.exists():
+        raise ConfigError(
+            f"{state_folder}: an unfinished training; resume it, or remove the folder to start anew"
+        )
+
+
+def _device(name: str, config: TrainConfig) -> torch.device:
+    try:
+        # LOCAL_RANK is torchrun's number of this process on this machine: a GPU for each.
+        device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" else name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as err:
+        text = str(err).splitlines()[0]
+        raise EnvironmentProblem(f"device {name!r} can not be used ({text})") from err
+    if config.precision == "bfloat16" and not (
+        device.type == "cuda" and torch.cuda.is_bf16_supported()
+    ):
+        raise EnvironmentProblem(
+            f"device {name!r} does not compute in bfloat16 at speed; take precision float32"
+        )
+    return device
+
+
+def _network(
+    config: TrainConfig,
+    dataset: Dataset,
+    network: TaggerNetConfig | None,
+    start: Checkpoint | None,
+) -> TaggerNetConfig:
+    if start is None:
+        chosen = network or network_for(config, dataset)
+    else:
+        check_extractors(start, dataset.made_by)
+        chosen = replace(start.config, labels=len(dataset.label_ids))
+    if chosen.labels != len(dataset.label_ids) or chosen.output != config.output:
+        raise ConfigError(
+            f"the network is for {chosen.labels} labels, {chosen.output}; the training for "
+            f"{len(dataset.label_ids)}, {config.output}"
+        )
+    dims = {stream.name: stream.dim for stream in chosen.streams}
+    for stream, dim in dataset.dims.items():
+        if dims.get(stream) != dim:
+            raise ConfigError(
+                f"the network reads {stream} rows of {dims.get(stream, 'no')} columns, "
+                f"the dataset has {dim}"
+            )
+    return chosen
+
+
+def _take_over(net: TaggerNet, start: Checkpoint, dataset: Dataset) -> None:
+    """Copies the weights of `start`; those of the classifier only if its labels are the same."""
+    same_labels = [label.get("id") for label in start.labels] == list(dataset.label_ids)
+    own = net.state_dict()
+    fitting = {
+        name: tensor
+        for name, tensor in start.net.state_dict().items()
+        if own[name].shape == tensor.shape
+        and (same_labels or not name.startswith(("head.", "gate_output.")))
+    }
+    net.load_state_dict({**own, **fitting})
+
+
+def _fingerprint(
+    config: TrainConfig, dataset: Dataset, net: TaggerNetConfig, start: Checkpoint | None
+) -> str:
+    """What a state must agree in to be gone on with."""
+    parts = (
+        config.fingerprint(),
+        dataset.fingerprint(),
+        json.dumps(net.to_dict(), sort_keys=True),
+        start.fingerprint if start else "",
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,119 @@
+"""Who may import whom. The table is the architecture; a new arrow is added here on purpose."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = {"pipeline": "vtag", "extractors": "vtag.extractors", "models": "vtag.models"}
+
+# group -> (its modules, the groups that it may import besides itself)
+GROUPS: dict[str, tuple[str, str]] = {
+    "errors": ("errors", ""),
+    "base": ("records config", "errors"),
+    "store": (
+        "storage content_id cache cache_entry results record_lines stdout_results run_lock",
+        "errors base",
+    ),
+    "weights": ("weights download", "errors store"),
+    # What a file is, where its frames and sound are, without torch: this runs in the child.
+    "decode": (
+        "sniff signatures sync_words container mp4_boxes packet_table stream_choice decord_fit "
+        "probe plan picture decode decode_pyav decode_walk decode_decord decode_report sound",
+        "errors base",
+    ),
+    "child": (
+        "decode_answers decode_backends decode_child decode_limits decode_process decode_wire "
+        "decode_worker killable sandbox",
+        "errors base decode",
+    ),
+    # Can be lifted out and used alone: nothing of decoding, caching or tagging is known there.
+    "extractors": ("extractors", "errors base weights"),
+    "models": ("models", "errors base store"),
+    "features": ("features", "errors base store child extractors"),
+    "stream": ("stream signals", ""),
+    "head": ("head", "errors base extractors models"),
+    "tagger": ("tagger", "errors base store extractors features head stream"),
+    "discover": ("discover", "errors base decode"),
+    "run": ("run", "errors base store stream tagger"),
+    "score": ("score_model", "errors base models head learning data learning"),
+    "table": ("table", "errors base"),
+    "learning data": (
+        "youtube8m tf_example tfrecord dataset dataset_items dataset_split batches",
+        "errors base store decode discover models",
+    ),
+    "learning": (
+        "train train_config train_run train_state train_processes train_result train_advice "
+        "train_report train_curves evaluate kaggle",
+        "errors base store models extractors learning data",
+    ),
+}
+FREE = {
+    "vtag",
+    "vtag.__main__",
+    "vtag.cli",
+    "vtag.cli_learning",
+    "vtag.doctor",
+}  # the doors may see everything
+
+FILES = sorted(file for folder in FOLDERS for file in (ROOT / folder).glob("*.py"))
+
+
+def layer(module: str) -> str:
+    """`vtag.models.netvlad` belongs to the layer `vtag.models`."""
+    return ".".join(module.split(".")[:2])
+
+
+def layer_of(file: Path) -> str:
+    package = FOLDERS[file.parent.name]
+    return layer(package if file.stem == "__init__" else f"{package}.{file.stem}")
+
+
+GROUP_OF = {f"vtag.{name}": group for group, (names, _) in GROUPS.items() for name in names.split()}
+
+
+def allowed(group: str) -> set[str]:
+    words = GROUPS[group][1]
+    return {group} | {other for other in GROUPS if re.search(rf"\b{other}\b", words)}
+
+
+def imported(file: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+            if node.module == "vtag":
+                names |= {f"vtag.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {layer(name) for name in names if name.split(".")[0] == "vtag"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_imports_follow_the_table(file: Path) -> None:
+    if layer_of(file) in FREE:
+        return
+    group = GROUP_OF[layer_of(file)]
+    extra = {
+        name
+        for name in imported(file) - {"vtag", "vtag.__version__"}
+        if GROUP_OF.get(name) not in allowed(group)
+    }
+    assert not extra, f"{file.name} ({group}) must not import {sorted(extra)}"
+
+
+def test_nobody_imports_the_doors() -> None:
+    for file in FILES:
+        if layer_of(file) not in FREE:
+            assert not imported(file) & {"vtag.cli", "vtag.doctor"}
+
+
+def test_folders_are_flat() -> None:
+    # The list of packages in pyproject.toml then never changes.
+    for folder in FOLDERS:
+        nested = [p for p in (ROOT / folder).rglob("*.py") if p.parent != ROOT / folder]
+        assert nested == []
