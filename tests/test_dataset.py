@@ -427,6 +427,7 @@ class TestYouTube8M:
 
     def test_a_side_without_new_videos(self, tmp_path: Path) -> None:
         write_videos(tmp_path / "a", self.videos(0, 3, "video"))
+        with pytest.raises(DatasetError, match="no clip is in the split 'validation'"):
             youtube8m_dataset([tmp_path / "a"], [tmp_path / "a"])
 
 
