@@ -38,6 +38,8 @@ class OutputGroup:
             of its members, clipped to 1. "sigmoid": each may be true or not, and a roll-up is the
             best of its members, the most that is certain without knowing how they overlap.
         temperature: log-odds are divided by it; above 1 makes the scores more modest.
+        window_frames: rows in time for one window of the group's stream; None takes the
+            readout's. Sound may need several rows where one picture says enough.
 
     Raises:
         ValueError: a field makes no sense.
@@ -47,6 +49,7 @@ class OutputGroup:
     stream: Stream = "visual"
     kind: Kind = "sigmoid"
     temperature: float = 1.0
+    window_frames: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.outputs, int) or self.outputs < 1:
@@ -57,6 +60,9 @@ class OutputGroup:
             raise ValueError(f"no kind {self.kind!r}; there are: {', '.join(get_args(Kind))}")
         if not isinstance(self.temperature, int | float) or not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature must be above 0, not {self.temperature!r}")
+        size = self.window_frames
+        if size is not None and (not isinstance(size, int) or size < 1):
+            raise ValueError(f"window_frames must be 1 or more, not {size!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +97,10 @@ class Readout:
             raise ValueError(f"window_frames must be 1 or more, not {self.window_frames!r}")
         if self.pool not in get_args(Pool):
             raise ValueError(f"no pool {self.pool!r}; there are: {', '.join(get_args(Pool))}")
+        for stream in self.streams:
+            sizes = {group.window_frames for group in self.groups if group.stream == stream}
+            if len(sizes) > 1:
+                raise ValueError(f"groups of {stream!r} disagree about their windows: {sizes}")
         members = tuple(
             tuple(self.labels.index(member) for member in label.members)
             for label in self.labels[self.labels.outputs :]
@@ -132,6 +142,15 @@ class Readout:
     def streams(self) -> tuple[Stream, ...]:
         """The streams whose windows this readout needs, in the order of the groups."""
         return tuple(dict.fromkeys(group.stream for group in self.groups))
+
+    def window_of(self, stream: Stream) -> int:
+        """How many rows of a stream make one window."""
+        sizes = {
+            self.window_frames if group.window_frames is None else group.window_frames
+            for group in self.groups
+            if group.stream == stream
+        }
+        return sizes.pop() if sizes else self.window_frames
 
     def window_scores(self, logits: Tensor, *, stream: Stream | None = None) -> Tensor:
         """float32 [W, C_labels] within [0, 1], on the CPU.

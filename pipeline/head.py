@@ -159,7 +159,7 @@ class Head:
         self, stream: Stream, features: Features
     ) -> tuple[Tensor, np.ndarray[tuple[int], np.dtype[np.float64]]]:
         """[W, C_net] log-odds of each window, and the time at which it begins."""
-        size = self.readout.window_frames
+        size = self.readout.window_of(stream)
         rows = _tensor(features)
         real = torch.ones(len(rows), dtype=torch.bool)
         missing = -len(rows) % size

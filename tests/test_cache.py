@@ -466,7 +466,7 @@ def test_processes_that_read_write_and_prune_at_once(tmp_path: Path) -> None:
     ]
     outputs = [process.communicate(timeout=60) for process in processes]
     assert [err for _, err in outputs] == [""] * 4  # no warning of a damaged entry, no error
-    assert all(int(out) > 20 for out, _ in outputs[:3])
+    assert all(int(out) > 0 for out, _ in outputs[:3])
     assert FeatureCache(tmp_path / "cache").verify() == []
     assert not list((tmp_path / "cache").rglob("*.part"))
 

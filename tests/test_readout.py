@@ -415,3 +415,34 @@ class TestSettings:
     def test_nonsense_is_refused(self, settings_: dict[str, object], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             Readout.from_dict(settings_, LABELS)
+
+
+class TestWindowsPerGroup:
+    """Pictures one by one, sound in windows of several rows."""
+
+    LABELS = LabelSet(
+        [
+            Label("a", "cat", stream="visual"),
+            Label("b", "music", stream="audio"),
+            Label("c", "speech", stream="audio"),
+        ]
+    )
+
+    def test_each_stream_has_its_own_window(self) -> None:
+        groups = (OutputGroup(outputs=1), OutputGroup(outputs=2, stream="audio", window_frames=5))
+        readout = Readout(labels=self.LABELS, groups=groups, window_frames=2)
+        assert readout.window_of("visual") == 2
+        assert readout.window_of("audio") == 5
+        assert Readout.from_dict(readout.to_dict(), self.LABELS) == readout
+
+    def test_groups_of_one_stream_must_agree(self) -> None:
+        groups = tuple(
+            OutputGroup(outputs=1, stream=stream, window_frames=size)
+            for stream, size in (("visual", 1), ("audio", 5), ("audio", 6))
+        )
+        with pytest.raises(ValueError, match="disagree"):
+            Readout(labels=self.LABELS, groups=groups)  # type: ignore[arg-type]
+
+    def test_a_window_of_nothing_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="window_frames"):
+            OutputGroup(outputs=1, window_frames=0)
