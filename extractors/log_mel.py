@@ -42,6 +42,32 @@ def segments_in(samples: int) -> int:
     return 1 + (samples - WINDOW_SAMPLES) // HOP_SAMPLES
 
 
+def to_mono_16_khz(wave: Tensor, rate_hz: int) -> Tensor:
+    """float32 [N'], mono at 16 kHz, what the sound extractors take: N' = ceil(N * 16000 / rate_hz).
+
+    For sound that is in memory already; a file's sound is resampled where it is decoded.
+
+    Args:
+        wave: float [N] or [channels, N] in [-1, 1].
+        rate_hz: samples per second of `wave`.
+
+    Raises:
+        ValueError: `wave` or the rate is something else.
+    """
+    if not wave.is_floating_point() or wave.dim() not in (1, 2):
+        raise ValueError(
+            f"wave must be float [N] or [channels, N], got {wave.dtype} {tuple(wave.shape)}"
+        )
+    if rate_hz < 1:
+        raise ValueError(f"rate_hz must be 1 or more, got {rate_hz}")
+    # Imported here: it takes a while, and most never need it.
+    from torchaudio.functional import resample
+
+    mono = wave.float() if wave.dim() == 1 else wave.float().mean(dim=0)
+    resampled: Tensor = resample(mono, rate_hz, RATE_HZ)
+    return resampled
+
+
 def log_mel_segments(wave: Tensor) -> Tensor:
     """log(mel + 0.01), natural, of every whole segment: float32 [S, 96, 64] = (time, band).
 

@@ -17,6 +17,7 @@ from vtag.extractors.log_mel import (
     log_mel_segments,
     mel_matrix,
     segments_in,
+    to_mono_16_khz,
 )
 
 
@@ -123,3 +124,27 @@ def test_a_segment_depends_on_its_own_window_only(start: int, count: int) -> Non
 def test_other_shapes_and_types_are_refused(wave: Tensor) -> None:
     with pytest.raises(ValueError, match=r"wave must be float32 \[N\]"):
         log_mel_segments(wave)
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 22_050, 44_100, 48_000])
+def test_sound_of_other_rates_keeps_its_pitch_and_length(rate_hz: int) -> None:
+    # Physics: a tone keeps its frequency and amplitude, and two equal channels their sum.
+    t = torch.arange(2 * rate_hz) / rate_hz
+    tone = 0.5 * torch.sin(2 * math.pi * 1000 * t)
+    found = to_mono_16_khz(torch.stack([tone, tone]), rate_hz)
+    assert found.shape == (32_000,)
+    expected = 0.5 * torch.sin(2 * math.pi * 1000 * torch.arange(32_000) / 16_000)
+    inner = slice(500, -500)  # the filter sees silence before the first and after the last sample
+    torch.testing.assert_close(found[inner], expected[inner], atol=5e-3, rtol=0)
+
+
+def test_what_16_khz_can_not_hold_is_filtered_out() -> None:
+    t = torch.arange(48_000) / 48_000
+    assert to_mono_16_khz(torch.sin(2 * math.pi * 11_000 * t), 48_000)[500:-500].abs().max() < 0.01
+
+
+def test_sound_that_is_no_sound_is_refused() -> None:
+    with pytest.raises(ValueError, match="wave must be float"):
+        to_mono_16_khz(torch.zeros(10, dtype=torch.int16), 8_000)
+    with pytest.raises(ValueError, match="rate_hz"):
+        to_mono_16_khz(torch.zeros(10), 0)
