@@ -136,6 +136,9 @@ def _finish_run(args: argparse.Namespace, summary: Summary, signal_status: int |
         write_whole(Path(args.summary_json), json.dumps(summary.to_dict()).encode() + b"\n")
     if not args.quiet or summary.failed or summary.stopped:
         _say(counts if args.out == "-" else f"{counts} -> {printable(str(args.out))}")
+    if summary.codes:
+        most_first = sorted(summary.codes.items(), key=lambda item: (-item[1], item[0]))
+        _say(f"vtag: failed: {', '.join(f'{count} {code}' for code, count in most_first)}")
     if signal_status:
         # Threads may still be inside a network pass; what they would give is not awaited.
         sys.stderr.flush()
@@ -149,14 +152,20 @@ def _finish_run(args: argparse.Namespace, summary: Summary, signal_status: int |
 def tag_command(args: argparse.Namespace) -> int:
     """`vtag tag`: one clip, as a table for people or as JSON."""
     _share_cores(1)
+    status = OK
     with _pipeline(args, _sampling(args), _selection(args)) as pipeline:
         for clip in args.clips:
-            record = pipeline.tag(clip)
+            try:
+                record = pipeline.tag(clip)
+            except MediaError as err:
+                _say(f"vtag: {printable(str(err))} [{err.code}]")
+                status = SOME_FAILED
+                continue
             if args.json:
                 print(json.dumps(record.to_dict(), ensure_ascii=True))
             else:
                 print(record_table(record, colour=_colour()))
-    return OK
+    return status
 
 
 def labels_command(args: argparse.Namespace) -> int:
@@ -399,7 +408,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--retry-failed", action="store_true", help="try the failed ones of --out again"
     )
     run.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
-    run.add_argument("--max-failures", metavar="N|P%%", help="stop after so many failures")
+    run.add_argument("--max-failures", metavar="N|P%", help="stop after so many failures")
     run.add_argument("--summary-json", metavar="FILE", help="write the final counts there")
 
     tag = _command(commands, "tag", tag_command, "tag one clip and print the result")
@@ -455,7 +464,7 @@ def _command(commands: Any, name: str, run: Any, text: str) -> argparse.Argument
 def _add_pipeline_flags(parser: argparse.ArgumentParser, *, batch_size: bool = True) -> None:
     default = Sampling()
     add = parser.add_argument
-    add("--model", default="vtag-base", metavar="NAME|FOLDER")
+    add("--model", default="vtag-base", metavar="NAME|FOLDER", help="an embedded model, or yours")
     add("--device", default="auto", metavar="auto|cpu|cuda[:N]|mps")
     add("--frames-per-second", type=float, default=default.frames_per_second, metavar="F")
     add(

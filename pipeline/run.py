@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -71,6 +71,7 @@ class Summary:
     skipped: int = 0  # a record of an earlier run was there
     cached: int = 0  # of the tagged: nothing was decoded
     ignored: int = 0  # other files seen in the folders
+    codes: dict[str, int] = field(default_factory=dict)  # error code -> failed inputs
     stopped: str | None = None  # why the run ended before its inputs did
 
     @property
@@ -133,8 +134,10 @@ def run(
         if record.ok:
             summary.tagged += 1
             summary.cached += "decode" not in record.timing
-        else:
+        if record.error is not None:
             summary.failed += 1
+            code = record.error.code
+            summary.codes[code] = summary.codes.get(code, 0) + 1
         yield record
         if (
             budget

@@ -203,10 +203,20 @@ class TestTag:
 
     def test_a_bad_file_is_one_line_with_its_code(self, tmp_path: Path) -> None:
         (tmp_path / "x.mp4").write_text("words " * 50)
-        run = vtag("tag", tmp_path / "x.mp4")
+        run = vtag("tag", tmp_path / "x.mp4", SAMPLES / "dog.mp4")
         assert run.returncode == 1
+        assert "German shepherd" in run.stdout  # the next clip is tagged all the same
         assert "[not_media]" in run.stderr
         assert len(run.stderr.splitlines()) == 1
+
+
+def test_the_last_lines_say_what_failed(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text("words " * 50)
+    (tmp_path / "b.mp4").write_text("words " * 51)
+    (tmp_path / "c.mp4").write_bytes(b"")
+    run = vtag("run", tmp_path, "--out", tmp_path / "t.jsonl")
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1] == "vtag: failed: 2 not_media, 1 empty"
 
 
 @pytest.mark.parametrize(

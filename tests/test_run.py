@@ -59,6 +59,7 @@ def test_every_input_has_one_record_and_the_counts_add_up() -> None:
     assert sorted(r.path for r in results.records) == sorted(inputs)
     assert (summary.inputs, summary.tagged, summary.failed) == (120, 60, 60)
     assert (summary.cached, summary.skipped, summary.unfinished) == (30, 0, 0)
+    assert summary.codes == {"corrupt": 30, "vanished": 30}
 
 
 def test_what_is_done_is_not_done_again_but_changed_content_is() -> None:
