@@ -9,31 +9,33 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtag import __version__
+from vtag.cli_flags import (
+    add_pipeline_flags,
+    open_cache,
+    parse_size,
+    pipeline_of,
+    sampling_of,
+    selection_of,
+    share_cores,
+)
 from vtag.cli_learning import add_commands
-from vtag.config import Sampling, Selection
+from vtag.cli_progress import Progress, configure_logging
 from vtag.errors import ConfigError, EnvironmentProblem, MediaError
 from vtag.table import printable, record_table
 
 if TYPE_CHECKING:
-    from vtag.cache import FeatureCache
-    from vtag.records import Record
     from vtag.run import Summary
     from vtag.tagger import Pipeline
 
-log = logging.getLogger(__name__)
-
 OK, SOME_FAILED, USAGE, ENVIRONMENT = 0, 1, 2, 3
 QUIET_PIPE = 141  # 128 + SIGPIPE: what a program gets that writes into a closed pipe
-PROGRESS_LOG_SECONDS = 30.0  # a line so often where there is no terminal for a bar
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not hasattr(args, "command"):
         parser.print_help(sys.stderr)
         return USAGE
-    _configure_logging(args)
+    configure_logging(args)
     try:
         status: int = args.command(args)
         sys.stdout.flush()
@@ -74,15 +76,15 @@ def run_command(args: argparse.Namespace) -> int:
     from vtag.run import FailureBudget, Summary, default_workers, run
     from vtag.signals import stop_on_signals
 
-    sampling, selection = _sampling(args), _selection(args)
+    sampling, selection = sampling_of(args), selection_of(args)
     shard = Shard.parse(args.shard) if args.shard else None
     budget = FailureBudget(count=0) if args.fail_fast else None
     if args.max_failures is not None:
         budget = FailureBudget.parse(args.max_failures)
     workers = args.workers or default_workers(args.device)
-    _share_cores(workers)
+    share_cores(workers)
     summary, discovery = Summary(), Discovery()
-    pipeline = _pipeline(args, sampling, selection)
+    pipeline = pipeline_of(args, sampling, selection)
     model = pipeline.head.info.fingerprint
     with (
         stop_on_signals() as stop,
@@ -151,9 +153,9 @@ def _finish_run(args: argparse.Namespace, summary: Summary, signal_status: int |
 
 def tag_command(args: argparse.Namespace) -> int:
     """`vtag tag`: one clip, as a table for people or as JSON."""
-    _share_cores(1)
+    share_cores(1)
     status = OK
-    with _pipeline(args, _sampling(args), _selection(args)) as pipeline:
+    with pipeline_of(args, sampling_of(args), selection_of(args)) as pipeline:
         for clip in args.clips:
             try:
                 record = pipeline.tag(clip)
@@ -207,7 +209,7 @@ def models_command(args: argparse.Namespace) -> int:
 
 def cache_command(args: argparse.Namespace) -> int:
     """`vtag cache info|verify|prune|clear`."""
-    cache = _open_cache(args)
+    cache = open_cache(args)
     if args.action == "verify":
         bad = cache.verify(remove=True)
         for entry in bad:
@@ -246,67 +248,6 @@ def doctor_command(args: argparse.Namespace) -> int:
 # -- what the commands share ----------------------------------------------------------------
 
 
-class Progress:
-    """Counts on stderr: a bar in a terminal, a line now and then elsewhere, nothing if quiet."""
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        from tqdm import tqdm
-
-        self._quiet = args.quiet
-        self._bar: Any = None
-        if sys.stderr.isatty() and not args.quiet and not args.log_json:
-            self._bar = tqdm(unit="file", dynamic_ncols=True, file=sys.stderr)
-        self._started = self._said = time.monotonic()
-        self._frames = 0
-
-    def step(self, record: Record | None, summary: Summary) -> None:
-        """One more input has its result (None: it had one before)."""
-        if record is not None and record.media is not None and "decode" in record.timing:
-            self._frames += record.media.sampled_frames
-        now = time.monotonic()
-        rate = self._frames / max(now - self._started, 1e-9)
-        if self._bar is not None:
-            self._bar.set_postfix(failed=summary.failed, frames_per_s=f"{rate:.0f}", refresh=False)
-            self._bar.update()
-        elif not self._quiet and now - self._said > PROGRESS_LOG_SECONDS:
-            self._said = now
-            log.warning(
-                "%d done, %d failed, %d already done, %.0f frames/s",
-                summary.tagged,
-                summary.failed,
-                summary.skipped,
-                rate,
-            )
-
-    def close(self) -> None:
-        """Leaves the terminal as it was."""
-        if self._bar is not None:
-            self._bar.close()
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object per log line, for `--log-json`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line of one log record."""
-        line = {"time": record.created, "level": record.levelname, "logger": record.name}
-        return json.dumps({**line, "message": record.getMessage()})
-
-
-def parse_size(text: str) -> int:
-    """Bytes of `10G`, `500M`, `2.5T` or a plain number; raises ConfigError on anything else."""
-    units = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-    body = text.strip().upper().removesuffix("B")
-    number, unit = (body[:-1], body[-1]) if body and body[-1] in units else (body, "")
-    try:
-        size = float(number) * units[unit]
-    except ValueError:
-        size = -1.0
-    if not 0 <= size < float("inf"):
-        raise ConfigError(f"a size is written like 10G or 500M, got {text!r}")
-    return int(size)
-
-
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
@@ -319,67 +260,6 @@ def _needed(value: str | None, usage: str) -> str:
 
 def _colour() -> bool:
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ
-
-
-def _configure_logging(args: argparse.Namespace) -> None:
-    level = logging.WARNING - 10 * getattr(args, "verbose", 0)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        JsonLines() if getattr(args, "log_json", False) else logging.Formatter("vtag: %(message)s")
-    )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(max(level, logging.DEBUG))
-
-
-def _share_cores(workers: int) -> None:
-    """Threads per network pass = cores / workers, so that all together make one per core."""
-    import torch
-
-    from vtag.run import default_workers
-
-    torch.set_num_threads(max(1, default_workers("cpu") // workers))
-
-
-def _sampling(args: argparse.Namespace) -> Sampling:
-    return Sampling(
-        frames_per_second=args.frames_per_second,
-        max_frames=args.max_frames,
-        mode=args.sampling,
-        decoder=args.decoder,
-    )
-
-
-def _selection(args: argparse.Namespace) -> Selection:
-    return Selection(top_k=args.top_k, threshold=args.threshold)
-
-
-def _open_cache(args: argparse.Namespace) -> FeatureCache:
-    from vtag.cache import FeatureCache, default_cache_folder
-
-    folder = Path(args.cache) if args.cache else default_cache_folder()
-    return FeatureCache(folder, read_only=getattr(args, "read_only_cache", False))
-
-
-def _pipeline(args: argparse.Namespace, sampling: Sampling, selection: Selection) -> Pipeline:
-    from vtag.tagger import Pipeline
-
-    asked = args.batch_size if isinstance(args.batch_size, str) else "auto"  # else: of training
-    batch = None if asked == "auto" else _positive(asked, "--batch-size")
-    return Pipeline(
-        args.model,
-        device=args.device,
-        sampling=sampling,
-        selection=selection,
-        cache=None if args.no_cache else _open_cache(args),
-        batch_size=batch,
-    )
-
-
-def _positive(text: str, flag: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise ConfigError(f"{flag} is a whole number above 0, got {text!r}")
-    return int(text)
 
 
 # -- the parser -----------------------------------------------------------------------------
@@ -400,7 +280,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--out", required=True, metavar="TAGS.jsonl", help="where records go; - for stdout"
     )
-    _add_pipeline_flags(run)
+    add_pipeline_flags(run)
     run.add_argument("--workers", type=int, help="files at once (default: one per core)")
     run.add_argument("--limit", type=int, metavar="N", help="stop after so many inputs")
     run.add_argument("--shard", metavar="I/N", help="only the I-th of N parts of the inputs")
@@ -414,7 +294,7 @@ def build_parser() -> argparse.ArgumentParser:
     tag = _command(commands, "tag", tag_command, "tag one clip and print the result")
     tag.add_argument("clips", nargs="+", metavar="CLIP")
     tag.add_argument("--json", action="store_true", help="print the record as JSON")
-    _add_pipeline_flags(tag)
+    add_pipeline_flags(tag)
 
     labels = _command(commands, "labels", labels_command, "list the tags that the model can give")
     labels.add_argument("--search", metavar="TEXT", help="only those with TEXT in their name")
@@ -435,15 +315,15 @@ def build_parser() -> argparse.ArgumentParser:
     def learning(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         def call(args: argparse.Namespace) -> int:
             def open_pipeline() -> Pipeline:
-                _share_cores(1)
-                return _pipeline(args, _sampling(args), _selection(args))
+                share_cores(1)
+                return pipeline_of(args, sampling_of(args), selection_of(args))
 
             status: int = run(args, open_pipeline)
             return status
 
         return _command(commands, name, call, text)
 
-    add_commands(learning, _add_pipeline_flags)
+    add_commands(learning, add_pipeline_flags)
 
     doctor = _command(commands, "doctor", doctor_command, "check this machine")
     doctor.add_argument("--cache", metavar="DIR")
@@ -459,32 +339,6 @@ def _command(commands: Any, name: str, run: Any, text: str) -> argparse.Argument
     parser.add_argument("-q", "--quiet", action="store_true", help="only errors on stderr")
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON")
     return parser
-
-
-def _add_pipeline_flags(parser: argparse.ArgumentParser, *, batch_size: bool = True) -> None:
-    default = Sampling()
-    add = parser.add_argument
-    add("--model", default="vtag-base", metavar="NAME|FOLDER", help="an embedded model, or yours")
-    add("--device", default="auto", metavar="auto|cpu|cuda[:N]|mps")
-    add("--frames-per-second", type=float, default=default.frames_per_second, metavar="F")
-    add(
-        "--max-frames",
-        type=int,
-        default=default.max_frames,
-        metavar="N",
-        help="a longer video is covered evenly by so many frames (default: %(default)s)",
-    )
-    add("--sampling", choices=["uniform", "keyframes"], default=default.mode)
-    add("--decoder", choices=["auto", "decord", "pyav"], default=default.decoder)
-    add("--top-k", type=int, default=20, metavar="N", help="tags per video at most (default: 20)")
-    add("--threshold", type=float, metavar="X", help="instead of each label's own; 0 takes all")
-    if batch_size:
-        add("--batch-size", default="auto", metavar="N", help="frames per network pass")
-    add(
-        "--cache", metavar="DIR", help="feature cache (default: VTAG_CACHE_DIR or the user's cache)"
-    )
-    add("--read-only-cache", action="store_true", help="use a cache of others, change nothing")
-    add("--no-cache", action="store_true", help="keep no features")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ import pytest
 from media import draw_clip, truncate
 
 from vtag import ConfigError
-from vtag.cli import main, parse_size
+from vtag.cli import main
+from vtag.cli_flags import parse_size
 
 SAMPLES = Path(__file__).parent.parent / "sample_videos"
 
