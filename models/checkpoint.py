@@ -285,6 +285,8 @@ def _write_files(part: Path, checkpoint: Checkpoint, tensors: dict[str, Tensor])
     (part / CONFIG_FILE).write_bytes(json_bytes(settings))
     if checkpoint.card:
         (part / CARD_FILE).write_text(checkpoint.card, encoding="utf-8")
+    # safetensors makes its file for the owner alone; the others have the mode the user wants.
+    (part / WEIGHTS_FILE).chmod((part / CONFIG_FILE).stat().st_mode & 0o777)
     for file in (*part.iterdir(), part):
         sync(file)
     return fingerprint

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,7 +14,9 @@ from vtag.models.log_probabilities import OutputKind
 from vtag.models.setting_checks import require_choice
 from vtag.models.tagger_net import TaggerNet
 
-LossKind = Literal["bce", "balanced_bce", "focal", "cross_entropy"]
+LossKind = Literal["bce", "balanced_bce", "focal", "cross_entropy", "balanced_cross_entropy"]
+OF_ONE_LABEL: Final = ("cross_entropy", "balanced_cross_entropy")
+OF_CLASS_WEIGHTS: Final = ("balanced_bce", "balanced_cross_entropy")
 Reduction = Literal["sum", "mean"]
 
 
@@ -26,10 +28,11 @@ class LossConfig:
         kind: "bce" is the paper's; "balanced_bce" weighs each label by the inverse of its
             effective number of examples (Cui et al. 2019, arXiv 1901.05555); "focal" plays down
             what is already right (Lin et al. 2017, arXiv 1708.02002); "cross_entropy" is for
-            networks of one label per item.
+            networks of one label per item; "balanced_cross_entropy" weighs items by their label
+            as "balanced_bce" does.
         over_labels: "sum" as in the paper, or "mean"; always averaged over items.
         focus: γ of focal loss.
-        balance: β of balanced_bce; 0 weighs all labels alike, near 1 by inverse frequency.
+        balance: β of the balanced losses; 0 weighs all labels alike, near 1 by inverse frequency.
         expert_l2: λ of λ/2 ‖·‖² on the weights of the head and its gates: 1e-6 for the
             clustering models of the 2017 entry, 1e-8 for its bags of words and LSTM.
 
@@ -59,8 +62,9 @@ def check_loss(loss: LossConfig, output: OutputKind) -> None:
     Raises:
         ConfigError: cross-entropy for multi_label, or another loss for single_label.
     """
-    if (loss.kind == "cross_entropy") != (output == "single_label"):
-        fits = "cross_entropy" if output == "single_label" else "bce, balanced_bce or focal"
+    if (loss.kind in OF_ONE_LABEL) != (output == "single_label"):
+        one = " or ".join(OF_ONE_LABEL)
+        fits = one if output == "single_label" else "bce, balanced_bce or focal"
         raise ConfigError(f"loss {loss.kind!r} does not go with a {output} network; take {fits}")
 
 
@@ -80,22 +84,25 @@ def loss_of(
             int64 [B], the index of the label.
         known: bool [B, C], False where nobody said whether the label applies; None where all
             are known. Not for cross_entropy.
-        positives: float [C], examples per label in the training set; for balanced_bce.
+        positives: float [C], examples per label in the training set; for the balanced losses.
 
     Raises:
-        ConfigError: balanced_bce without `positives`, or cross_entropy with `known`.
+        ConfigError: a balanced loss without `positives`, or cross_entropy with `known`.
     """
-    if loss.kind == "cross_entropy":
+    if loss.kind in OF_CLASS_WEIGHTS and positives is None:
+        raise ConfigError(f"loss {loss.kind!r} needs the number of examples per label")
+    if loss.kind in OF_ONE_LABEL:
         if known is not None:
-            raise ConfigError("loss 'cross_entropy' can not leave labels unknown")
-        return functional.cross_entropy(scores, targets)
+            raise ConfigError(f"loss {loss.kind!r} can not leave labels unknown")
+        weights = None
+        if loss.kind == "balanced_cross_entropy" and positives is not None:
+            weights = effective_number_weights(positives, loss.balance).to(scores)
+        return functional.cross_entropy(scores, targets, weight=weights)
     each = functional.binary_cross_entropy_with_logits(scores, targets, reduction="none")
     if loss.kind == "focal":
         wrong = targets * (-scores).sigmoid() + (1 - targets) * scores.sigmoid()
         each = each * wrong**loss.focus
-    if loss.kind == "balanced_bce":
-        if positives is None:
-            raise ConfigError("loss 'balanced_bce' needs the number of examples per label")
+    if loss.kind == "balanced_bce" and positives is not None:
         each = each * effective_number_weights(positives, loss.balance)
     if known is not None:
         each = each.masked_fill(~known, 0)

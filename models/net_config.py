@@ -20,7 +20,7 @@ from vtag.models.setting_checks import (
     require_whole,
 )
 
-InputNorm = Literal["none", "l2", "batch"]
+InputNorm = Literal["none", "l2", "signed_sqrt_l2", "batch"]
 Fusion = Literal["late", "early"]
 GateKind = Literal["context", "squeeze_excite", "glu"]
 HeadKind = Literal["moe", "mlp_moe", "linear"]
@@ -36,7 +36,9 @@ class StreamConfig:
     Attributes:
         dim: columns of its rows.
         poolings: run side by side, their vectors concatenated in this order.
-        input_norm: of each row, before pooling: none, unit length, or batch norm.
+        input_norm: of each row, before pooling: none, unit length, batch norm, or the signed
+            square root of every value and then unit length (Perronnin et al., ECCV 2010): large
+            values of a few columns then no longer decide alone.
         dropout: share of the pooled values dropped while training.
         stream_dropout: chance that an item loses this stream while training, so that the
             network learns to do without it.

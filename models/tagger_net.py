@@ -151,6 +151,20 @@ class TaggerNet(nn.Module):
             ]
         return torch.cat(vectors, dim=-1)
 
+    def pooling_inputs(
+        self, rows: Mapping[str, Tensor], mask: Mapping[str, Tensor]
+    ) -> list[tuple[PoolingStack, Tensor, Tensor]]:
+        """Each stack of poolings with the rows [B, T, D] and mask [B, T] that it reads."""
+        self._check(rows, mask)
+        inputs, real = self._normalised(rows, mask)
+        if self.config.fusion == "early":
+            return [(self._stacks()[0], *self._side_by_side(inputs, real))]
+        return [
+            (stack, inputs[stream.name], real[stream.name])
+            for stream, stack in zip(self.config.streams, self._stacks(), strict=True)
+            if stream.name in inputs
+        ]
+
     def pooled_columns(self, stream: str, kind: str) -> slice:
         """Where the pooled vector holds pooling `kind` of `stream` (late fusion).
 
@@ -210,6 +224,8 @@ class TaggerNet(nn.Module):
         for stream, norm in zip(self.config.streams, self.input_norms, strict=True):
             if stream.name in inputs and stream.input_norm == "l2":
                 inputs[stream.name] = functional.normalize(inputs[stream.name], dim=-1)
+            elif stream.name in inputs and stream.input_norm == "signed_sqrt_l2":
+                inputs[stream.name] = _signed_sqrt_l2(inputs[stream.name])
             elif stream.name in inputs and stream.input_norm == "batch":
                 inputs[stream.name] = norm(inputs[stream.name], real[stream.name])
         return inputs, real
@@ -231,6 +247,12 @@ class TaggerNet(nn.Module):
             for stream in self.config.streams
         ]
         return torch.cat(columns, dim=-1), torch.stack(list(real.values())).any(dim=0)
+
+
+def _signed_sqrt_l2(rows: Tensor) -> Tensor:
+    # Of the floor, and not of 0, where the slope of a root is infinite.
+    roots = rows.sign() * rows.abs().clamp(min=1e-12).sqrt()
+    return functional.normalize(roots, dim=-1)
 
 
 def _dtype(head: Head) -> torch.dtype:

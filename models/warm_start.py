@@ -63,6 +63,25 @@ def warm_start_linears(
         ConfigError: the network can not hold it: no mean path, input norm, an FC layer that is
             not linear or narrower than the rank, a gate without bias, another kind of head.
     """
+    for stream in weights:
+        if net.config.stream(stream).input_norm != "none":
+            raise ConfigError(f"a warm start needs input_norm 'none' in stream {stream!r}")
+    warm_start_pooled(net, weights, bias, open_gate=open_gate, seed=seed)
+
+
+@torch.no_grad()
+def warm_start_pooled(
+    net: TaggerNet,
+    weights: Mapping[str, Tensor],
+    bias: Tensor,
+    *,
+    open_gate: float = OPEN_GATE,
+    seed: int = 0,
+) -> None:
+    """As `warm_start_linears`, for a classifier of what the "mean" poolings give.
+
+    That is the mean of the rows behind the stream's input norm, so any norm goes.
+    """
     if not weights:
         raise ConfigError("a warm start needs the weights of one stream at least")
     fc, head = _require_room(net)
@@ -92,6 +111,26 @@ def warm_start_linears(
         _close_dummy(head, seed)
 
 
+@torch.no_grad()
+def start_classifier(
+    head: LinearHead | MixtureOfExperts, weight: Tensor, bias: Tensor, *, seed: int = 0
+) -> None:
+    """Makes a head score hidden @ weight.T + bias: every expert holds it, the dummy is closed.
+
+    Args:
+        weight: float [C, H].
+        bias: float [C].
+
+    Raises:
+        ConfigError: the mixture's gates have no bias to close the dummy with.
+    """
+    if isinstance(head, MixtureOfExperts) and head.gates.bias is None:
+        raise ConfigError("a warm start needs head.gate_bias, to close the dummy expert's gate")
+    _fill_experts(head, weight.detach().double().cpu(), bias.detach().double().cpu())
+    if isinstance(head, MixtureOfExperts):
+        _close_dummy(head, seed)
+
+
 def _require_room(net: TaggerNet) -> tuple[FullyConnected, LinearHead | MixtureOfExperts]:
     fc, head = net.fc, net.head
     if net.config.fusion != "late" or net.config.joint_l2 or fc is None or fc.kind != "linear":
@@ -106,8 +145,6 @@ def _require_room(net: TaggerNet) -> tuple[FullyConnected, LinearHead | MixtureO
 def _mean_columns(net: TaggerNet, stream: str, weight: Tensor) -> Tensor:
     """Indices [D] of the mean-pooled columns of a stream."""
     config = net.config.stream(stream)
-    if config.input_norm != "none":
-        raise ConfigError(f"a warm start needs input_norm 'none' in stream {stream!r}")
     if weight.ndim != 2 or weight.shape[1] != config.dim:
         raise ConfigError(
             f"the classifier of {stream!r} must be [C, {config.dim}], got {tuple(weight.shape)}"

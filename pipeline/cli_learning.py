@@ -1,4 +1,4 @@
-"""`vtag train`, `vtag eval` and `vtag extract`: the commands around features and learning."""
+"""The commands around features and learning: train, eval, extract, export, average."""
 
 from __future__ import annotations
 
@@ -9,43 +9,45 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vtag.cli_learning_data import dataset_of, model_folder, shards_of, vocabulary_of
 from vtag.errors import ConfigError, MediaError
 from vtag.records import Features
 from vtag.table import printable
 
 if TYPE_CHECKING:
     from vtag.dataset import Dataset
+    from vtag.dataset_items import DatasetError
+    from vtag.models.checkpoint import Checkpoint
+    from vtag.score_model import Figures
     from vtag.tagger import Pipeline
+    from vtag.train_config import TrainConfig
+    from vtag.train_result import TrainResult
 
 Item = TypeVar("Item")
 # Spelled out, because `vtag.train_config` brings torch and this is needed for `--help`.
-PRESET_NAMES = ("small-data", "paper", "nextvlad", "blog")
-SHARD_SUFFIXES = (".tfrecord", ".tfrecord.gz")
+PRESET_NAMES = ("small-data", "medium", "paper", "nextvlad", "blog")
 
 
 def train_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipeline]) -> int:
     """Labelled clips in, a model folder out."""
-    from vtag.models.checkpoint import load_checkpoint
+    from vtag.dataset_items import DatasetError
     from vtag.signals import stop_on_signals
     from vtag.tagger import resolve_device
     from vtag.train import train
-    from vtag.train_config import default_preset, preset
 
     out = Path(args.out)
     with stop_on_signals() as stop:
-        dataset = _dataset(args, open_pipeline)
+        start = _checkpoint(args.start)
+        teacher = _checkpoint(args.teacher)
+        if start is not None:
+            args.model = args.start  # its features are needed, not those of the default model
+        try:
+            dataset = dataset_of(args, open_pipeline, progress=_progress(args))
+        except DatasetError as err:
+            return _say_problems(err)
         for note in dataset.notes:
             _say(f"note: {note}")
-        changes = {
-            name: getattr(args, name)
-            for name in ("epochs", "batch_size", "learning_rate", "seed", "patience")
-            if getattr(args, name) is not None
-        }
-        if args.single_label:
-            changes["output"] = "single_label"
-            changes["loss"] = _cross_entropy()
-        config = preset(args.preset or default_preset(dataset), **changes)
-        start = load_checkpoint(Path(args.start)) if args.start else None
+        config = _train_config(args, dataset, start)
         _say(
             f"training {config.preset} on {len(dataset.train)} clips, validating on "
             f"{len(dataset.validation)}, {len(dataset.label_ids)} labels"
@@ -55,46 +57,33 @@ def train_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipeline
             dataset,
             out,
             start=start,
+            teacher=teacher,
             device=resolve_device(args.device),
             resume=args.resume,
             should_stop=stop,
         )
-    if result is None:
+    if stop():
         _say("stopped; the same command with --resume goes on")
         return stop.exit_status
-    for side in result.report.sides:
-        print(f"{side.name}:")
-        _print_figures(side.figures, side.intervals)
-    print(f"\n{'label':<32} {'clips':>6} {'AP':>6} {'threshold':>10}")
-    for label in result.report.weakest_first():
-        precision = "-" if label.average_precision is None else f"{label.average_precision:.3f}"
-        print(
-            f"{printable(label.name):<32} {label.train_clips:>6} {precision:>6} "
-            f"{label.threshold:>10.2f}"
-        )
-    for line in result.report.advice:
-        print(f"\n{line}")
-    print(f"\nmodel: {printable(str(out))} ({result.fingerprint}); report: {out / 'report.html'}")
+    if result is not None:  # else another process of torchrun tells it
+        _print_result(result)
     return 0
 
 
 def eval_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipeline]) -> int:
     """Labelled clips against a model's scores."""
-    from vtag.dataset_items import check_items, read_items
-    from vtag.score_model import score_model
+    from vtag.dataset_items import DatasetError
+    from vtag.kaggle import write_video_submission
 
-    items = read_items(Path(args.data))
-    if args.split:
-        items = tuple(item for item in items if item.split == args.split)
-        if not items:
-            raise ConfigError(f"{args.data}: no clip is in the split {args.split!r}")
-    check_items(items)
-    with open_pipeline() as pipeline:
-        paths = {item.path: item for item in items}
-        features = _with_progress(paths, pipeline, args)
-        figures = score_model(pipeline.head, items, features, k=args.k)
+    try:
+        figures = _figures(args, open_pipeline)
+    except DatasetError as err:
+        return _say_problems(err)
     for line in figures.left_out:
         _say(f"left out: {printable(line)}")
+    if args.submission:
+        write_video_submission(Path(args.submission), figures.names, figures.scores)
+        _say(f"submission: {printable(args.submission)}")
     if args.json:
         found = {"clips": figures.clips, "values": dict(figures.values)}
         print(json.dumps({**found, "intervals": dict(figures.intervals)}))
@@ -102,6 +91,52 @@ def eval_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipeline]
         print(f"{figures.clips} clips:")
         _print_figures(figures.values, figures.intervals)
     return 1 if figures.left_out else 0
+
+
+def _figures(args: argparse.Namespace, open_pipeline: Callable[[], Pipeline]) -> Figures:
+    from vtag.dataset_items import check_items, read_items
+    from vtag.head import load_head
+    from vtag.score_model import score_model, score_shards
+
+    shards = shards_of(Path(args.data))
+    if shards:
+        return score_shards(load_head(args.model), shards, vocabulary_of(args), k=args.k)
+    if args.submission:
+        raise ConfigError(f"{args.data}: a submission is of YouTube-8M shards, not of own clips")
+    items = read_items(Path(args.data))
+    if args.split:
+        items = tuple(item for item in items if item.split == args.split)
+        if not items:
+            raise ConfigError(f"{args.data}: no clip is in the split {args.split!r}")
+    check_items(items, to_learn=False)
+    with open_pipeline() as pipeline:
+        features = _progress(args)([item.path for item in items], pipeline)
+        return score_model(
+            pipeline.head, items, features, k=args.k, only_given=args.only_given_labels
+        )
+
+
+def export_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipeline]) -> int:
+    """A model as one ONNX file, compared with the model itself before it is kept."""
+    from vtag.export_onnx import export_onnx
+
+    difference = export_onnx(model_folder(args.name), Path(args.onnx))
+    _say(f"{printable(args.onnx)}: written; largest difference from torch {difference:.1e}")
+    return 0
+
+
+def average_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipeline]) -> int:
+    """The mean of the weights of several models of one training, as a model."""
+    from dataclasses import replace
+
+    from vtag.models.checkpoint import load_checkpoint, save_checkpoint
+    from vtag.models.ensemble import average_checkpoints
+
+    out = Path(args.out)
+    mean = average_checkpoints([load_checkpoint(model_folder(name)) for name in args.names])
+    fingerprint = save_checkpoint(out, replace(mean, name=out.name))
+    _say(f"{printable(args.out)}: mean of {len(args.names)} models ({fingerprint})")
+    return 0
 
 
 def extract_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipeline]) -> int:
@@ -153,12 +188,28 @@ def add_commands(
     train.add_argument("--out", required=True, metavar="MODEL", help="folder for the model")
     train.add_argument("--preset", choices=PRESET_NAMES, help="default: by the number of clips")
     train.add_argument("--start", metavar="MODEL", help="fine-tune this model folder")
-    train.add_argument("--single-label", action="store_true", help="exactly one tag per clip")
+    kinds = train.add_mutually_exclusive_group()
+    kinds.add_argument(
+        "--single-label",
+        action="store_true",
+        default=None,
+        help="a clip has exactly one tag (default: if every clip given has)",
+    )
+    kinds.add_argument("--multi-label", dest="single_label", action="store_false")
+    train.add_argument(
+        "--class-weights", action="store_true", help="rare tags count more than frequent ones"
+    )
+    train.add_argument("--teacher", metavar="MODEL", help="learn from this model's scores too")
+    train.add_argument(
+        "--streams", metavar="visual,audio", help="learn from these only (default: all there are)"
+    )
     train.add_argument("--epochs", type=int)
     train.add_argument("--learning-rate", type=float)
     train.add_argument("--patience", type=int)
     train.add_argument("--seed", type=int)
-    train.add_argument("--validation", type=float, default=0.2, help="share held out (0.2)")
+    train.add_argument(
+        "--validation", type=float, default=0.2, metavar="SHARE", help="held out (default: 0.2)"
+    )
     train.add_argument("--validation-data", metavar="DIR", help="TFRecords to validate on")
     train.add_argument("--vocabulary", metavar="CSV", help="YouTube-8M's vocabulary.csv")
     train.add_argument("--resume", action="store_true", help="go on with a stopped training")
@@ -170,6 +221,15 @@ def add_commands(
     evaluate.add_argument("--split", choices=["train", "validation", "test"])
     evaluate.add_argument("--k", type=int, default=20, help="for GAP@k and mAP@k")
     evaluate.add_argument("--json", action="store_true")
+    evaluate.add_argument(
+        "--only-given-labels",
+        action="store_true",
+        help="leave out labels that no clip has: for a model that knows more than the table says",
+    )
+    evaluate.add_argument("--vocabulary", metavar="CSV", help="YouTube-8M's vocabulary.csv")
+    evaluate.add_argument(
+        "--submission", metavar="FILE", help="also write the scores as a Kaggle submission"
+    )
     flags(evaluate)
 
     extract = command("extract", extract_command, "make features only, into the cache")
@@ -177,68 +237,100 @@ def add_commands(
     extract.add_argument("--out", metavar="DIR", help="also write one .npz per file there")
     flags(extract)
 
+    export = command("export", export_command, "write a model as an ONNX file")
+    export.add_argument("name", metavar="MODEL", help="a folder, or the name of an embedded model")
+    export.add_argument("--onnx", required=True, metavar="FILE")
 
-def _dataset(args: argparse.Namespace, open_pipeline: Callable[[], Pipeline]) -> Dataset:
-    from vtag.dataset import build_dataset, youtube8m_dataset
-    from vtag.dataset_items import check_items, read_items
-    from vtag.youtube8m import read_vocabulary
-
-    data = Path(args.data)
-    shards = _shards(data)
-    if shards:
-        held_out = _shards(Path(args.validation_data)) if args.validation_data else []
-        if not held_out:
-            count = max(1, round(args.validation * len(shards)))
-            if count >= len(shards):
-                raise ConfigError(
-                    f"{data}: one shard can not be both learnt from and validated on; "
-                    "name others with --validation-data"
-                )
-            shards, held_out = shards[:-count], shards[-count:]
-        vocabulary = read_vocabulary(Path(args.vocabulary)) if args.vocabulary else None
-        return youtube8m_dataset(shards, held_out, vocabulary=vocabulary)
-    items = read_items(data)
-    check_items(items)  # before the model is loaded and features are made
-    with open_pipeline() as pipeline:
-        return build_dataset(
-            items,
-            _with_progress({item.path: item for item in items}, pipeline, args),
-            content_id=pipeline.content_id,
-            validation=args.validation,
-            seed=args.seed or 0,
-            sampling=pipeline.sampling.fingerprint(),
-        )
+    average = command("average", average_command, "average the weights of models of one training")
+    average.add_argument("names", nargs="+", metavar="MODEL")
+    average.add_argument("--out", required=True, metavar="MODEL")
 
 
-def _shards(folder: Path) -> list[Path]:
-    if folder.is_file() and folder.name.endswith(SHARD_SUFFIXES):
-        return [folder]
-    if not folder.is_dir():
-        return []
-    return sorted(file for file in folder.iterdir() if file.name.endswith(SHARD_SUFFIXES))
-
-
-def _with_progress(
-    paths: Iterable[Path], pipeline: Pipeline, args: argparse.Namespace
-) -> Callable[[Path], Mapping[str, Features]]:
-    """`pipeline.features` that moves a bar once per clip."""
+def _progress(
+    args: argparse.Namespace,
+) -> Callable[[Iterable[Path], Pipeline], Callable[[Path], Mapping[str, Features]]]:
+    """Makes `pipeline.features` move a bar once per clip."""
     from tqdm import tqdm
 
-    total = len(list(paths))
-    shown = sys.stderr.isatty() and not args.quiet
-    bar = tqdm(total=total, unit="clip", disable=not shown, file=sys.stderr, desc="features")
-    seen: set[Path] = set()
+    def watch(
+        paths: Iterable[Path], pipeline: Pipeline
+    ) -> Callable[[Path], Mapping[str, Features]]:
+        waiting = set(paths)
+        shown = sys.stderr.isatty() and not args.quiet
+        bar = tqdm(total=len(waiting), unit="clip", disable=not shown, file=sys.stderr)
 
-    def features_for(path: Path) -> Mapping[str, Features]:
-        streams = pipeline.features(path).streams
-        if path not in seen:
-            seen.add(path)
-            bar.update()
-            if len(seen) == total:
-                bar.close()
-        return streams
+        def features_for(path: Path) -> Mapping[str, Features]:
+            streams = pipeline.features(path).streams
+            if path in waiting:
+                waiting.discard(path)
+                bar.update()
+                if not waiting:
+                    bar.close()
+            return streams
 
-    return features_for
+        return features_for
+
+    return watch
+
+
+def _train_config(
+    args: argparse.Namespace, dataset: Dataset, start: Checkpoint | None
+) -> TrainConfig:
+    from vtag.models.losses import LossConfig
+    from vtag.train_config import default_preset, preset
+
+    name = args.preset or default_preset(dataset)
+    single = args.single_label
+    if single is None and start is not None:
+        single = start.config.output == "single_label"
+    elif single is None:
+        single = name not in ("paper", "nextvlad") and all(
+            len(s.labels) == 1 for s in (*dataset.train, *dataset.validation, *dataset.test)
+        )
+    changes = {
+        key: getattr(args, key)
+        for key in ("epochs", "batch_size", "learning_rate", "seed", "patience")
+        if getattr(args, key) is not None
+    }
+    kind = ("balanced_" if args.class_weights else "") + ("cross_entropy" if single else "bce")
+    loss = LossConfig(kind=kind, expert_l2=preset(name).loss.expert_l2)  # type: ignore[arg-type]
+    output = "single_label" if single else "multi_label"
+    return preset(name, output=output, loss=loss, **changes)
+
+
+def _checkpoint(model: str | None) -> Checkpoint | None:
+    from vtag.models.checkpoint import load_checkpoint
+
+    return None if model is None else load_checkpoint(model_folder(model))
+
+
+def _print_result(result: TrainResult) -> None:
+    for side in result.report.sides:
+        print(f"{side.name}:")
+        _print_figures(side.figures, side.intervals)
+    print(f"\n{'label':<32} {'clips':>6} {'AP':>6} {'threshold':>10}")
+    for label in result.report.weakest_first():
+        precision = "-" if label.average_precision is None else f"{label.average_precision:.3f}"
+        print(
+            f"{printable(label.name):<32} {label.train_clips:>6} {precision:>6} "
+            f"{label.threshold:>10.2f}"
+        )
+    for confusion in result.report.confusions[:5]:
+        true, said = printable(confusion.true), printable(confusion.said)
+        print(f"taken for {said}: {confusion.clips} of {true}")
+    for line in result.report.advice:
+        print(f"\n{line}")
+    print(
+        f"\nmodel: {printable(str(result.folder))} ({result.fingerprint}); "
+        f"report: {printable(str(result.folder / 'report.html'))}"
+    )
+
+
+def _say_problems(err: DatasetError) -> int:
+    """Every problem on a line of its own; the exit status of wrong usage."""
+    for problem in err.problems:
+        _say(printable(problem))
+    return 2
 
 
 def _bar(items: Iterable[Item], args: argparse.Namespace) -> Iterable[Item]:
@@ -247,12 +339,6 @@ def _bar(items: Iterable[Item], args: argparse.Namespace) -> Iterable[Item]:
     shown = sys.stderr.isatty() and not args.quiet
     bar: Iterable[Item] = tqdm(items, unit="file", disable=not shown, file=sys.stderr)
     return bar
-
-
-def _cross_entropy() -> object:
-    from vtag.models.losses import LossConfig
-
-    return LossConfig(kind="cross_entropy")
 
 
 def _print_figures(

@@ -40,11 +40,13 @@ class Sample:
         name: for messages and reports: its path, or the id of a YouTube-8M video.
         labels: positions in `Dataset.label_ids`, rising.
         load: gives its rows, stream to float16 [T, D]; a stream that it lacks is left out.
+        group: samples of one group are as good as copies; "" for a group of its own.
     """
 
     name: str
     labels: tuple[int, ...]
     load: Callable[[], Rows] = field(repr=False, compare=False)
+    group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +148,7 @@ def build_dataset(
             notes.append(f"left out: {err}")
             continue
         known = tuple(sorted(at[label] for label in item.labels))
-        sides[item.split].append(Sample(str(item.path), known, load))
+        sides[item.split].append(Sample(str(item.path), known, load, item.group or ""))
     problems = [*store.problems, *_lost_labels(sides, labels)]
     if problems:
         raise DatasetError(problems)
@@ -169,6 +171,8 @@ def youtube8m_dataset(
     *,
     vocabulary: Sequence[VocabularyEntry] | None = None,
     test: Sequence[Path] = (),
+    held_out: float = 0.0,
+    seed: int = 0,
     memory_bytes: int = MEMORY_BYTES,
 ) -> Dataset:
     """The dataset of YouTube-8M shards, frame-level or video-level.
@@ -176,6 +180,8 @@ def youtube8m_dataset(
     Args:
         train, validation, test: TFRecord files. A video that is also in an earlier list is left
             out of the later one, with a note.
+        held_out: share of the videos of `train` that are moved to validation, decided by a hash
+            of `seed` and the video's id: the same whatever the shards' order and number.
         vocabulary: names the classes and says how many there are; without it there are as many
             as the highest class number asks for, named by their numbers.
         memory_bytes: bound of the rows kept in memory; beyond it plain shards are read again
@@ -190,6 +196,10 @@ def youtube8m_dataset(
     sides = [reader.samples(paths) for paths in (train, validation, test)]
     if reader.problems:
         raise DatasetError(reader.problems)
+    if not 0 <= held_out < 1:
+        raise DatasetError([f"the share held out must be 0 to below 1, got {held_out}"])
+    kept, moved = _held_out(sides[0], held_out, seed)
+    sides[:2] = [kept, (*sides[1], *moved)]
     highest = max((max(s.labels, default=-1) for side in sides for s in side), default=-1)
     ids, names = _classes(vocabulary, highest)
     return Dataset(
@@ -300,6 +310,21 @@ class _ShardReader(_RowCheck):
                 RawRecord(record.number, record.offset, read_record_at(path, record.offset)),
             )
         )
+
+
+def _held_out(
+    samples: Sequence[Sample], share: float, seed: int
+) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """The samples that stay, and about that share of them that leave."""
+
+    def leaves(sample: Sample) -> bool:
+        digest = hashlib.sha256(f"{seed}:{sample.name}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") < share * 2**64
+
+    return (
+        tuple(sample for sample in samples if not leaves(sample)),
+        tuple(sample for sample in samples if leaves(sample)),
+    )
 
 
 def _same(rows: Rows) -> Rows:

@@ -88,11 +88,15 @@ def read_items(source: Path) -> tuple[Item, ...]:
     return tuple(items)
 
 
-def check_items(items: Sequence[Item], *, known: Iterable[str] | None = None) -> None:
+def check_items(
+    items: Sequence[Item], *, known: Iterable[str] | None = None, to_learn: bool = True
+) -> None:
     """Returns when nothing is wrong that can be seen without opening a clip.
 
     Args:
         known: the only labels there may be; None allows any.
+        to_learn: False for clips that a model is only measured on: those need not be of several
+            labels, nor of every split.
 
     Raises:
         DatasetError: files that are missing, a path that is listed twice, unknown labels, labels
@@ -105,11 +109,22 @@ def check_items(items: Sequence[Item], *, known: Iterable[str] | None = None) ->
         *_listed_twice(items),
         *_unknown_labels(items, known),
         *_labels_of_two_kinds(items),
-        *_nothing_to_tell_apart(items),
-        *_incomplete_splits(items),
+        *(_nothing_to_tell_apart(items) if to_learn else ()),
+        *(_incomplete_splits(items) if to_learn else ()),
+        *(_never_learnt(items) if to_learn else ()),
     ]
     if problems:
         raise DatasetError(problems)
+
+
+def _never_learnt(items: Sequence[Item]) -> list[str]:
+    """Labels whose clips are all set aside."""
+    learnt = {label for i in items if i.split in ("train", None) for label in i.labels}
+    set_aside = {label for item in items for label in item.labels} - learnt
+    return [
+        f"label {label!r} has clips for validation or test only; give it some to learn from"
+        for label in sorted(set_aside)
+    ]
 
 
 def _of_folder(root: Path) -> Iterator[Item]:

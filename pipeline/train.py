@@ -23,9 +23,10 @@ from vtag.models.checkpoint import CONFIG_FILE, Checkpoint, check_extractors
 from vtag.models.net_config import TaggerNetConfig
 from vtag.models.tagger_net import TaggerNet
 from vtag.train_config import TrainConfig, network_for
-from vtag.train_processes import joined_processes
+from vtag.train_processes import Processes, joined_processes
 from vtag.train_result import TrainResult, finish
 from vtag.train_run import TrainRun
+from vtag.train_start import start_head_from_linear
 from vtag.train_state import load_state, save_state
 
 STATE_SUFFIX: Final = ".training"
@@ -38,6 +39,7 @@ def train(
     *,
     network: TaggerNetConfig | None = None,
     start: Checkpoint | None = None,
+    teacher: Checkpoint | None = None,
     device: str = "cpu",
     resume: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
@@ -50,6 +52,8 @@ def train(
         network: replaces the network of the config's preset.
         start: a model whose weights are taken over as far as they fit: a fine-tune. Its network
             is used too.
+        teacher: a model of the same labels and streams whose probabilities are learnt from beside
+            the labels, in the share `config.teaching` (distillation).
         resume: go on with what was stopped.
         should_stop: asked after every step; at the first True the state is kept in
             `<out>.training`.
@@ -57,7 +61,7 @@ def train(
     Raises:
         ConfigError: settings that do not fit each other or the dataset, or a stopped training
             lies beside `out` and `resume` was not asked for.
-        WeightsError: `start` reads other features; or there is nothing to go on with.
+        WeightsError: `start` or `teacher` reads other features; or there is nothing to go on with.
         OutputError: `out` is no model folder, or can not be written.
         EnvironmentProblem: the device is not there, or can not do the precision.
     """
@@ -67,14 +71,13 @@ def train(
     if start is not None and network is not None:
         raise ConfigError("a fine-tune uses the network of its start; leave out one of the two")
     net_config = _network(config, dataset, network, start)
+    if teacher is not None:
+        _check_teacher(teacher, dataset)
     devices = [target] if target.type == "cuda" else []
     # Everything below seeds by itself; whoever calls gets its generators back untouched.
     with joined_processes(target) as processes, torch.random.fork_rng(devices):
-        run = TrainRun(config, dataset, net_config, processes, target)
-        if start is not None:
-            _take_over(run.net, start, dataset)
-            run.start_average()
-        belongs_to = _fingerprint(config, dataset, net_config, start)
+        run = _start(config, dataset, net_config, processes, target, start, teacher)
+        belongs_to = _fingerprint(config, dataset, net_config, start, teacher)
         if resume:
             run.restore(*load_state(state_folder, belongs_to=belongs_to))
 
@@ -86,14 +89,71 @@ def train(
         if not run.until_done(should_stop, keep):
             keep()
             return None
+        kept = run.best_net()
+        if config.refit:
+            again = _start(
+                _for_all_clips(config, run),
+                _all_clips(dataset),
+                net_config,
+                processes,
+                target,
+                start,
+                teacher,
+            )
+            if not again.until_done(should_stop, keep=lambda: None):
+                keep()
+                return None
+            kept = again.last_net()
         result = None
         if processes.rank == 0:
             result = finish(
-                run.best_net(), config, dataset, out, progress=run.progress, scores_of=run.scores
+                run.best_net(),
+                config,
+                dataset,
+                out,
+                kept=kept,
+                progress=run.progress,
+                scores_of=run.scores,
             )
             shutil.rmtree(state_folder, ignore_errors=True)
         processes.wait()
         return result
+
+
+def _start(
+    config: TrainConfig,
+    dataset: Dataset,
+    net_config: TaggerNetConfig,
+    processes: Processes,
+    target: torch.device,
+    start: Checkpoint | None,
+    teacher: Checkpoint | None,
+) -> TrainRun:
+    run = TrainRun(
+        config,
+        dataset,
+        net_config,
+        processes,
+        target,
+        first_guess=start is None,
+        teacher=None if teacher is None else teacher.net,
+    )
+    if start is not None:
+        _take_over(run.net, start, dataset)
+        if not _same_labels(start, dataset) and config.first_guess == "linear":
+            start_head_from_linear(run.net.cpu(), dataset, frames=config.frames)
+            run.net.to(target)
+        run.start_average()
+    return run
+
+
+def _all_clips(dataset: Dataset) -> Dataset:
+    return replace(dataset, train=(*dataset.train, *dataset.validation))
+
+
+def _for_all_clips(config: TrainConfig, run: TrainRun) -> TrainConfig:
+    # The schedule is that of the first training up to its best epoch.
+    return replace(config, patience=None, stop_after=run.progress.best_epoch + 1)
 
 
 def _check_places(out: Path, state_folder: Path, resume: bool) -> None:
@@ -150,7 +210,7 @@ def _network(
 
 def _take_over(net: TaggerNet, start: Checkpoint, dataset: Dataset) -> None:
     """Copies the weights of `start`; those of the classifier only if its labels are the same."""
-    same_labels = [label.get("id") for label in start.labels] == list(dataset.label_ids)
+    same_labels = _same_labels(start, dataset)
     own = net.state_dict()
     fitting = {
         name: tensor
@@ -161,8 +221,30 @@ def _take_over(net: TaggerNet, start: Checkpoint, dataset: Dataset) -> None:
     net.load_state_dict({**own, **fitting})
 
 
+def _check_teacher(teacher: Checkpoint, dataset: Dataset) -> None:
+    check_extractors(teacher, dataset.made_by)
+    theirs = [str(label.get("id")) for label in teacher.labels]
+    if theirs != list(dataset.label_ids):
+        missing = sorted(set(dataset.label_ids) ^ set(theirs))[:3]
+        raise ConfigError(
+            f"teacher {teacher.name!r} has other labels than the clips (such as "
+            f"{', '.join(missing) or 'their order'}); it must have been trained on the same ones"
+        )
+    absent = sorted(set(dataset.dims) - {stream.name for stream in teacher.config.streams})
+    if absent:
+        raise ConfigError(f"teacher {teacher.name!r} does not read the stream {absent[0]!r}")
+
+
+def _same_labels(start: Checkpoint, dataset: Dataset) -> bool:
+    return [label.get("id") for label in start.labels] == list(dataset.label_ids)
+
+
 def _fingerprint(
-    config: TrainConfig, dataset: Dataset, net: TaggerNetConfig, start: Checkpoint | None
+    config: TrainConfig,
+    dataset: Dataset,
+    net: TaggerNetConfig,
+    start: Checkpoint | None,
+    teacher: Checkpoint | None,
 ) -> str:
     """What a state must agree in to be gone on with."""
     parts = (
@@ -170,5 +252,6 @@ def _fingerprint(
         dataset.fingerprint(),
         json.dumps(net.to_dict(), sort_keys=True),
         start.fingerprint if start else "",
+        teacher.fingerprint if teacher else "",
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -1,11 +1,15 @@
-"""The curves of a training as an SVG picture, drawn without a plotting library."""
+"""The curves of a training as an SVG picture for the report, and as a PNG for everything else."""
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
+
+from PIL import Image, ImageDraw, ImageFont
 
 _WIDTH, _HEIGHT = 380, 240  # px of one panel's plot
 _LEFT, _TOP, _BOTTOM, _RIGHT = 56, 34, 44, 130  # px around the plots; names stand at the right
@@ -42,6 +46,52 @@ def curves_svg(history: Sequence[Mapping[str, float]], best_epoch: int) -> str:
     )
 
 
+def curves_png(history: Sequence[Mapping[str, float]], best_epoch: int, *, scale: int = 2) -> bytes:
+    """The picture of `curves_svg` as a PNG file.
+
+    Args:
+        scale: px per unit of the SVG.
+    """
+    step = _LEFT + _WIDTH + _RIGHT
+    size = (step * len(_PANELS) * scale, (_TOP + _HEIGHT + _BOTTOM) * scale)
+    image = Image.new("RGB", size, "#fff")
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(size=12 * scale)
+
+    for n, (title, lines) in enumerate(_PANELS):
+        plot = _Plot.of(lines, history)
+        left = _LEFT + step * n
+
+        def at(x: float, y: float, left: int = left) -> tuple[float, float]:
+            return (left + x) * scale, (_TOP + y) * scale
+
+        draw.text(at(0, -26), title, fill="#000", font=font)
+        for mark in plot.marks:
+            y = plot.y(mark)
+            draw.line([at(0, y), at(_WIDTH, y)], fill="#ddd", width=scale)
+            draw.text(at(-8, y), f"{mark:.4g}", fill="#000", font=font, anchor="rm")
+        for epoch in _epoch_marks(len(history)):
+            draw.text(
+                at(plot.x(epoch), _HEIGHT + 6), str(epoch), fill="#000", font=font, anchor="ma"
+            )
+        draw.text(at(_WIDTH / 2, _HEIGHT + 24), "epoch", fill="#000", font=font, anchor="ma")
+        kept = plot.x(best_epoch + 1)
+        draw.line([at(kept, 0), at(kept, _HEIGHT)], fill="#777", width=scale)
+        draw.text(at(kept, -2), "kept", fill="#555", font=font, anchor="mb")
+        names_at = _spread([plot.y(history[-1][key]) for key, _, _ in lines])
+        for (key, name, colour), name_y in zip(lines, names_at, strict=True):
+            points = [at(plot.x(e), plot.y(row[key])) for e, row in enumerate(history, start=1)]
+            draw.line(points, fill=colour, width=2 * scale, joint="curve")
+            x, y = points[-1]
+            r = 3 * scale
+            draw.ellipse([x - r, y - r, x + r, y + r], fill=colour)
+            label = f"{name} {history[-1][key]:.3g}"
+            draw.text((x + 8 * scale, (_TOP + name_y) * scale), label, colour, font, anchor="lm")
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
 def ticks(low: float, high: float) -> list[float]:
     """Three to seven round numbers from `low` or below to `high` or above."""
     span = high - low or abs(high) or 1.0
@@ -51,22 +101,36 @@ def ticks(low: float, high: float) -> list[float]:
     return [n * step for n in range(first, max(last, first + 1) + 1)]
 
 
+@dataclass(frozen=True)
+class _Plot:
+    """Where epochs and values lie in a panel, in units of the SVG."""
+
+    marks: list[float]
+    epochs: int
+
+    @classmethod
+    def of(
+        cls, lines: Sequence[tuple[str, str, str]], history: Sequence[Mapping[str, float]]
+    ) -> _Plot:
+        values = [row[key] for key, _, _ in lines for row in history]
+        return cls(ticks(min(values), max(values)), len(history))
+
+    def x(self, epoch: float) -> float:
+        return (epoch - 1) / max(1, self.epochs - 1) * _WIDTH
+
+    def y(self, value: float) -> float:
+        low, high = self.marks[0], self.marks[-1]
+        return _HEIGHT - (value - low) / (high - low) * _HEIGHT
+
+
 def _panel(
     title: str,
     lines: Sequence[tuple[str, str, str]],
     history: Sequence[Mapping[str, float]],
     best_epoch: int,
 ) -> str:
-    values = [row[key] for key, _, _ in lines for row in history]
-    marks = ticks(min(values), max(values))
-    low, high = marks[0], marks[-1]
-
-    def x(epoch: float) -> float:
-        return (epoch - 1) / max(1, len(history) - 1) * _WIDTH
-
-    def y(value: float) -> float:
-        return _HEIGHT - (value - low) / (high - low) * _HEIGHT
-
+    plot = _Plot.of(lines, history)
+    x, y, marks = plot.x, plot.y, plot.marks
     parts = [f'<text x="0" y="-14" font-weight="bold">{title}</text>']
     for mark in marks:
         parts.append(

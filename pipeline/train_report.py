@@ -63,6 +63,15 @@ class LabelFigures:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Confusion:
+    """Validation clips of one label that scored best for another."""
+
+    true: str
+    said: str
+    clips: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """All that is told about a training.
 
@@ -71,6 +80,7 @@ class Report:
         streams: what was learnt from, in words.
         history: one row of numbers per epoch.
         best_epoch: whose weights were kept, from 1.
+        confusions: what was taken for what, most often first.
         advice: what the curves say, in plain words.
         notes: clips left out, copies, rare labels.
     """
@@ -85,6 +95,7 @@ class Report:
     best_epoch: int
     sides: tuple[Side, ...]
     labels: tuple[LabelFigures, ...]
+    confusions: tuple[Confusion, ...]
     advice: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -159,7 +170,9 @@ svg { max-width: 100%; height: auto; }
 <p>{{ r.labels | length }} labels, {{ "{:,}".format(r.parameters) }} parameters, preset
 {{ r.config.preset }}. {{ r.clips.training }} training clips, {{ r.clips.validation }} validation
 clips, {{ r.clips.test }} test clips. Weights of epoch {{ r.best_epoch }} of
-{{ r.history | length }} were kept.</p>
+{{ r.history | length }} were kept.
+{%- if r.config.refit %} Then it was trained once more for as many epochs with the validation clips
+too: the figures below are those of the training before, and so a little too low.{% endif %}</p>
 {% for text in r.advice %}
 <p class="advice">{{ text }}</p>
 {% endfor %}
@@ -194,6 +207,16 @@ kept epoch were chosen on the validation clips, so their figures flatter a littl
 </table>
 {% if r.labels | length > labels | length %}
 <p>{{ r.labels | length - labels | length }} more labels are in labels.json.</p>
+{% endif %}
+{% if r.confusions %}
+<h2>What was taken for what</h2>
+<table>
+<tr><th>it is</th><th>scored best</th><th class="n">validation clips</th></tr>
+{% for confusion in r.confusions %}
+<tr><td>{{ confusion.true }}</td><td>{{ confusion.said }}</td>\
+<td class="n">{{ confusion.clips }}</td></tr>
+{% endfor %}
+</table>
 {% endif %}
 {% if r.notes %}
 <h2>Notes on the clips</h2>
@@ -241,7 +264,9 @@ thresholds, {{ r.clips.test }} to test
 {% for stream, text in r.streams.items() %}
 - Reads {{ stream | markdown }}: {{ text | markdown }}
 {% endfor %}
-- Kept: epoch {{ r.best_epoch }} of {{ r.history | length }}
+- Kept: epoch {{ r.best_epoch }} of {{ r.history | length }}\
+{% if r.config.refit %}, then trained again for as long with the validation clips too{% endif %}
+
 
 ## Figures
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +31,20 @@ from vtag.records import Stream
 from vtag.storage import reason, write_whole
 from vtag.train_advice import advice
 from vtag.train_config import TrainConfig
-from vtag.train_curves import curves_svg
-from vtag.train_report import LabelFigures, Report, Side, model_card, report_html
+from vtag.train_curves import curves_png
+from vtag.train_report import (
+    Confusion,
+    LabelFigures,
+    Report,
+    Side,
+    model_card,
+    report_html,
+)
 from vtag.train_state import Progress
 
 HISTORY_FILE: Final = "history.jsonl"
-CURVES_FILE: Final = "curves.svg"
+CURVES_FILE: Final = "curves.png"
+MAX_CONFUSIONS: Final = 20
 REPORT_FILE: Final = "report.html"
 
 # Fewer positives say too little about one label's threshold; it gets the one of all together.
@@ -70,11 +79,14 @@ def finish(
     *,
     progress: Progress,
     scores_of: ScoresOf,
+    kept: TaggerNet | None = None,
 ) -> TrainResult:
     """Fits thresholds on the validation clips and writes the model folder.
 
     Args:
         net: with its best weights.
+        kept: the network that is written and tested where it is another one than `net`: one
+            that has learnt from the validation clips too.
         scores_of: probabilities [N, C] and mean loss of samples.
 
     Raises:
@@ -85,7 +97,7 @@ def finish(
     thresholds = fitted_thresholds(scores, truth)
     sides = [_side("validation", scores, truth, thresholds)]
     if dataset.test:
-        test_scores, _ = scores_of(net, dataset.test)
+        test_scores, _ = scores_of(kept or net, dataset.test)
         test_truth = truth_of(dataset.test, len(dataset.label_ids))
         sides.append(_side("test", test_scores, test_truth, thresholds))
     report = Report(
@@ -101,14 +113,15 @@ def finish(
         best_epoch=progress.best_epoch + 1,
         sides=tuple(sides),
         labels=_figures(dataset, scores, truth, thresholds),
+        confusions=confusions(dataset.label_names, scores, truth),
         advice=advice(progress.history, progress.best_epoch, len(dataset.validation)),
         notes=dataset.notes,
     )
-    fingerprint = save_checkpoint(out, _checkpoint(net, dataset, report))
+    fingerprint = save_checkpoint(out, _checkpoint(kept or net, dataset, report))
     history = "".join(json.dumps(row) + "\n" for row in progress.history)
-    _write(out / HISTORY_FILE, history)
-    _write(out / CURVES_FILE, curves_svg(progress.history, progress.best_epoch))
-    _write(out / REPORT_FILE, report_html(report))
+    _write(out / HISTORY_FILE, history.encode())
+    _write(out / CURVES_FILE, curves_png(progress.history, progress.best_epoch))
+    _write(out / REPORT_FILE, report_html(report).encode())
     return TrainResult(folder=out, fingerprint=fingerprint, report=report)
 
 
@@ -121,6 +134,26 @@ def fitted_thresholds(scores: NDArray[np.float32], truth: NDArray[np.bool_]) -> 
     own = best_f1_thresholds(scores, truth)
     fitted = np.where(truth.sum(axis=0) >= MIN_POSITIVES, own, common)
     return np.clip(fitted.round(6), 1e-4, 1)
+
+
+def confusions(
+    names: Sequence[str], scores: NDArray[np.float32], truth: NDArray[np.bool_]
+) -> tuple[Confusion, ...]:
+    """What was most often taken for what: clips whose best-scored label is not one of theirs.
+
+    A clip with several labels counts once for each.
+    """
+    best = scores.argmax(axis=1)
+    wrong = ~truth[np.arange(len(truth)), best]
+    pairs = Counter(
+        (int(label), int(best[clip]))
+        for clip in np.flatnonzero(wrong)
+        for label in np.flatnonzero(truth[clip])
+    )
+    return tuple(
+        Confusion(true=names[label], said=names[said], clips=clips)
+        for (label, said), clips in pairs.most_common(MAX_CONFUSIONS)
+    )
 
 
 def _checkpoint(net: TaggerNet, dataset: Dataset, report: Report) -> Checkpoint:
@@ -196,8 +229,8 @@ def _figures(
     )
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: bytes) -> None:
     try:
-        write_whole(path, text.encode(), mode=None)
+        write_whole(path, content, mode=None)
     except OSError as err:
         raise OutputError(f"{path}: can not be written ({reason(err)})") from err

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from vtag.models.net_config import TaggerNetConfig
 from vtag.models.tagger_net import TaggerNet
 from vtag.train_config import TrainConfig
 from vtag.train_processes import Processes, in_parts
+from vtag.train_start import fit_codebooks, start_from_linear
 from vtag.train_state import Progress, optimizer_tensors, restore_optimizer
 
 log = logging.getLogger(__name__)
@@ -47,12 +49,22 @@ class TrainRun:
         net_config: TaggerNetConfig,
         processes: Processes,
         device: torch.device,
+        *,
+        first_guess: bool = True,
+        teacher: TaggerNet | None = None,
     ) -> None:
         self.config, self.dataset, self.processes, self.device = config, dataset, processes, device
+        self.teacher = None if teacher is None else teacher.to(device).eval()
         torch.manual_seed(seed_of(config.seed, "network"))
         self.net = TaggerNet(net_config).to(device)
-        if config.first_guess == "base_rate":
+        if first_guess:
+            fit_codebooks(self.net.cpu(), dataset, frames=config.frames, seed=config.seed)
+            self.net.to(device)
+        if first_guess and config.first_guess == "base_rate":
             guess_base_rates(self.net, dataset)
+        elif first_guess and config.first_guess == "linear":
+            start_from_linear(self.net.cpu(), dataset, frames=config.frames)
+            self.net.to(device)
         if config.batch_norm_momentum is not None:
             set_batch_norm_momentum(self.net, config.batch_norm_momentum)
         self.average: TaggerNet | None = None
@@ -85,6 +97,10 @@ class TrainRun:
         net = self.average or self.net
         net.load_state_dict(self.best)
         return net.eval()
+
+    def last_net(self) -> TaggerNet:
+        """The network with its present weights, averaged where they are, in evaluation mode."""
+        return (self.average or self.net).eval()
 
     def scores(
         self, net: TaggerNet, samples: Sequence[Sample]
@@ -131,9 +147,8 @@ class TrainRun:
     def _is_done(self) -> bool:
         patience, epoch = self.config.patience, self.progress.epoch
         waited = epoch - 1 - self.progress.best_epoch
-        return epoch >= self.config.epochs or (
-            patience is not None and epoch > 0 and waited >= patience
-        )
+        most = min(self.config.epochs, self.config.stop_after or self.config.epochs)
+        return epoch >= most or (patience is not None and epoch > 0 and waited >= patience)
 
     def _count_steps(self) -> int:
         clips, size, processes = (
@@ -199,12 +214,20 @@ class TrainRun:
         torch.manual_seed(seed_of(self.config.seed, "dropout", *place))
         with self._autocast():
             out = self.net(batch.rows, batch.mask)
-        loss = self._loss(out, batch) * weight
+        loss = self._loss(out, self._taught(batch)) * weight
         torch.autograd.backward(loss + expert_l2(self.net, self.config.loss) * weight)
         return loss.detach()
 
     def _loss(self, out: Tensor, batch: Batch) -> Tensor:
         return loss_of(out.float(), batch.labels, self.config.loss, positives=self.positives)
+
+    def _taught(self, batch: Batch) -> Batch:
+        """The batch with the teacher's probabilities mixed into its labels."""
+        if self.teacher is None:
+            return batch
+        with torch.no_grad():
+            said = self.teacher.probabilities(batch.rows, batch.mask)
+        return replace(batch, labels=torch.lerp(batch.labels, said.float(), self.config.teaching))
 
     def _follow(self) -> None:
         """Moves the averaged weights a little towards the present ones."""

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from PIL import Image
 from safetensors.torch import load_file
 
 import vtag.train_state
@@ -532,7 +533,25 @@ class TestWhatIsWritten:
         assert "left out: &lt;b&gt;x&lt;/b&gt;.mp4: empty" in page
         assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
         assert "https://" not in page
-        assert (result.folder / "curves.svg").read_text().strip() in page
+        history, best = result.report.history, result.report.best_epoch - 1
+        assert curves_svg(history, best).strip() in page
+        for confusion in result.report.confusions:
+            assert f'<td class="n">{confusion.clips}</td></tr>' in page
+
+    def test_the_picture_is_a_png_with_the_lines_where_the_numbers_are(
+        self, result: TrainResult
+    ) -> None:
+        with Image.open(result.folder / "curves.png") as image:
+            assert image.format == "PNG"
+            pixels = np.asarray(image.convert("RGB")).astype(int)
+        assert pixels.shape == (2 * 318, 2 * 1132, 3)
+        # The last training loss, where its dot is: the left panel's end, at its height.
+        losses = [r[k] for r in result.report.history for k in ("train_loss", "validation_loss")]
+        marks = ticks(min(losses), max(losses))
+        last = result.report.history[-1]["train_loss"]
+        x, y = 56 + 380, 34 + 240 - (last - marks[0]) / (marks[-1] - marks[0]) * 240
+        near = pixels[round(2 * y) - 4 : round(2 * y) + 5, 2 * x - 4 : 2 * x + 5]
+        assert (np.abs(near - (0, 0x72, 0xB2)).sum(axis=-1) < 60).any()
 
     def test_card_and_history(self, result: TrainResult) -> None:
         card = (result.folder / "README.md").read_text()
@@ -581,7 +600,7 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("fields", "message"),
         [
-            ({"preset": "big"}, "no preset 'big'; there are: small-data, paper"),
+            ({"preset": "big"}, "no preset 'big'; there are: small-data, medium, paper"),
             ({"epochs": 0}, "epochs must be 1 or more"),
             ({"batch_size": 2.5}, "batch_size must be 1 or more, got 2.5"),
             ({"learning_rate": math.nan}, "learning rate must be above 0"),
