@@ -124,6 +124,8 @@ def _finish_run(args: argparse.Namespace, summary: Summary, signal_status: int |
         f"vtag: {summary.inputs} inputs, {summary.tagged} tagged ({summary.cached} from cache), "
         f"{summary.failed} failed, {summary.skipped} already done"
     )
+    if summary.skipped_failed:
+        counts += f" ({summary.skipped_failed} of them failed: --retry-failed tries them again)"
     if summary.unfinished:
         counts += f", {summary.unfinished} unfinished"
     if summary.ignored:
@@ -148,7 +150,8 @@ def _finish_run(args: argparse.Namespace, summary: Summary, signal_status: int |
     if summary.inputs == 0:
         _say("vtag: no video or sound file was found")
         return SOME_FAILED
-    return SOME_FAILED if summary.failed or summary.unfinished else OK
+    bad = summary.failed or summary.skipped_failed or summary.unfinished
+    return SOME_FAILED if bad else OK
 
 
 def tag_command(args: argparse.Namespace) -> int:

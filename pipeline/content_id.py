@@ -52,9 +52,12 @@ class ContentIds:
 
     Args:
         folder: where the memo lives; made if it is not there. None: no memo.
+        max_bytes: larger files are refused before they are read. Reading a terabyte takes hours;
+            what claims more is a disk image or a file of holes.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, *, max_bytes: int = 10**12) -> None:
+        self._max_bytes = max_bytes
         # One file per layout of the table: two versions of vtag do not meet.
         self._memo = folder / "content-ids-1.sqlite" if folder is not None else None
         self._made_anew = False
@@ -68,10 +71,17 @@ class ContentIds:
         """The content id of the file: "sha256:" and 64 hex digits, of all its bytes.
 
         Raises:
-            MediaError: vanished, unreadable, not_a_file, empty, or changed_during_read (its
-                size, its date or the file under this name changed while it was read).
+            MediaError: vanished, unreadable, not_a_file, empty, too_large, or
+                changed_during_read (its size, its date or the file under this name changed while
+                it was read).
         """
         status = _status(path)
+        if status.st_size > self._max_bytes:
+            raise MediaError(
+                f"{path}: {status.st_size} bytes, the limit is {self._max_bytes}; cut the file "
+                "into parts",
+                code="too_large",
+            )
         real_path = os.fsencode(os.path.realpath(path))
         stamp = _stamp(status)
         remembered = self._recall(real_path, stamp)
@@ -153,18 +163,32 @@ def _status(path: Path) -> os.stat_result:
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError) as err:
-        raise MediaError(f"{path}: no such file", code="vanished") from err
+        raise MediaError(f"{path}: no such file; was it moved?", code="vanished") from err
     except OSError as err:
-        raise MediaError(f"{path}: can not be read ({reason(err)})", code="unreadable") from err
+        raise _unreadable(path, err) from err
     _refuse_unfit(path, status)
     return status
 
 
 def _refuse_unfit(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode) and not os.access(path, os.R_OK | os.X_OK):
+        # A walk hands these on, so that what it could not see is not missed in silence.
+        raise MediaError(
+            f"{path}: a folder that can not be opened; check its permissions", code="unreadable"
+        )
     if not stat.S_ISREG(status.st_mode):
-        raise MediaError(f"{path}: is not a regular file", code="not_a_file")
+        raise MediaError(
+            f"{path}: a folder, pipe, socket or device; name a regular file", code="not_a_file"
+        )
     if status.st_size == 0:
-        raise MediaError(f"{path}: has no bytes", code="empty")
+        raise MediaError(f"{path}: the file is empty; copy it again", code="empty")
+
+
+def _unreadable(path: Path, err: OSError) -> MediaError:
+    return MediaError(
+        f"{path}: can not be read ({reason(err)}); check its permissions and the disk",
+        code="unreadable",
+    )
 
 
 def _hash(path: Path, expected: os.stat_result) -> str:
@@ -177,9 +201,9 @@ def _hash(path: Path, expected: os.stat_result) -> str:
             closed = os.fstat(file.fileno())
         named = os.stat(path)
     except FileNotFoundError as err:
-        raise MediaError(f"{path}: no such file", code="vanished") from err
+        raise MediaError(f"{path}: no such file; was it moved?", code="vanished") from err
     except OSError as err:
-        raise MediaError(f"{path}: can not be read ({reason(err)})", code="unreadable") from err
+        raise _unreadable(path, err) from err
     # The last two: the decoder will open the name again, and must meet the same bytes there.
     same = {_identity(status) for status in (expected, opened, closed, named)}
     if len(same) > 1 or size != opened.st_size:

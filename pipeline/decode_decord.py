@@ -7,7 +7,9 @@ without bound between calls, so there is one `get_batch` and then the reader is 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,9 @@ from vtag.picture import picture_size
 from vtag.plan import Plan
 from vtag.probe import Probe
 from vtag.records import Frames
+
+_LOG_PREFIX: Final = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
+_CHECK: Final = re.compile(r"Check failed: .*\(\S+ vs\. \S+\) (?=\S)")
 
 
 def read_frames_decord(probe: Probe, plan: Plan, *, batch: int) -> Iterator[Frames]:
@@ -46,9 +51,8 @@ def read_frames_decord(probe: Probe, plan: Plan, *, batch: int) -> Iterator[Fram
         pixels = reader.get_batch(pictures.tolist()).asnumpy()
         del reader
     except (decord.DECORDError, RuntimeError, IndexError) as err:
-        said = str(err).strip().splitlines()
         raise MediaError(
-            f"{probe.path}: decord can not decode it ({said[-1] if said else err!r})",
+            f"{probe.path}: decord can not decode it ({_readable(err)})",
             code="corrupt",
             stage="video",
         ) from err
@@ -58,6 +62,18 @@ def read_frames_decord(probe: Probe, plan: Plan, *, batch: int) -> Iterator[Fram
         yield Frames(
             pixels[some], counts.astype(np.int64), plan.seconds[begin : begin + int(counts.sum())]
         )
+
+
+def _readable(err: Exception) -> str:
+    """What decord says, without the times and source files that its messages begin with.
+
+    "[06:53:52] /github/…/threaded_decoder.cc:218: Check failed: a >= 0 (-1 vs. 0) Error sending
+    packet." would make two runs differ; its last words are for people.
+    """
+    lines = [line for line in str(err).splitlines() if line.strip()]
+    said = _LOG_PREFIX.sub("", lines[0] if lines else "").strip()
+    said = _CHECK.sub("", said)
+    return said or type(err).__name__
 
 
 def _refuse_other_times(probe: Probe, times: NDArray[np.float64]) -> None:

@@ -29,7 +29,8 @@ class ChildLimits:
         deadline_ceiling_seconds: no stage gets more, whatever the file says about its length.
         read_bytes_per_second: the slowest disk or network that is waited for.
         start_seconds: how long a new child may take to load its libraries.
-        memory_bytes: address space that decoding may take, above what the libraries map.
+        memory_bytes: address space that decoding may take, above what the libraries map. 8K
+            was measured at 0.6 to 0.7 GB (HEVC of 10 bits, H.264 with 8 reference pictures).
         resident_bytes: a child that holds more than this between two files is replaced.
         files_per_child: a child is replaced after so many, against slow leaks in decoders.
     """
@@ -39,7 +40,7 @@ class ChildLimits:
     deadline_ceiling_seconds: float = 86_400.0
     read_bytes_per_second: float = 10e6
     start_seconds: float = 120.0
-    memory_bytes: int = 4 << 30
+    memory_bytes: int = 1400 << 20
     resident_bytes: int = 512 << 20
     files_per_child: int = 300
 

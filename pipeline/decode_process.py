@@ -25,6 +25,7 @@ from vtag.decode_wire import clean
 from vtag.errors import ERROR_CODES, EnvironmentProblem, MediaError
 from vtag.killable import Keeper
 from vtag.records import Frames, Media, Sound
+from vtag.storage import reason
 
 __all__ = ["ChildLimits", "DecoderProcess", "Finished", "Restarted"]
 
@@ -243,8 +244,10 @@ def _state_of(path: Path) -> tuple[int, int, int]:
         found = os.stat(path)
     except FileNotFoundError as err:
         raise _media_error(path, "vanished", "no such file") from err
-    except (OSError, ValueError) as err:
-        raise _media_error(path, "unreadable", str(err)) from err
+    except ValueError as err:  # a NUL in the name
+        raise _media_error(path, "vanished", "no such file") from err
+    except OSError as err:
+        raise _media_error(path, "unreadable", f"can not be read ({reason(err)})") from err
     if not stat.S_ISREG(found.st_mode):
         # Opening a named pipe would wait for ever.
         raise _media_error(path, "not_a_file", "not a regular file")

@@ -37,6 +37,7 @@ from vtag.picture import PictureMaker
 from vtag.plan import Plan
 from vtag.probe import Probe
 from vtag.records import Frames
+from vtag.stream_choice import prepare_video
 
 log = logging.getLogger(__name__)
 
@@ -159,17 +160,27 @@ def _walk(probe: Probe, plan: Plan, report: DecodeReport) -> Iterator[tuple[int,
                 context.skip_frame = "DEFAULT" if is_wanted or not strict else "NONREF"
                 for frame in _decoded(stream, packet, number, report):
                     if frame.pts is not None:
-                        missing.discard(frame.pts)
+                        _tick_off(frame.pts, missing, strict)
                         yield frame.pts, frame
             if stops[number]:
                 for frame in _decoded(stream, None, number, report):
                     if frame.pts is not None:
-                        missing.discard(frame.pts)
+                        _tick_off(frame.pts, missing, strict)
                         yield frame.pts, frame
                 context.flush_buffers()
                 if missing and strict:
                     raise _PictureMissing(f"{len(missing)} pictures did not come out")
                 missing.clear()
+
+
+def _tick_off(tick: int, missing: set[int], strict: bool) -> None:
+    """One picture came out. They come in order, so an earlier one that is missing never will.
+
+    Said before the later picture is used: else the one before it would stand for both.
+    """
+    missing.discard(tick)
+    if strict and missing and min(missing) < tick:
+        raise _PictureMissing(f"a later picture came out before {len(missing)} wanted ones")
 
 
 def _linear(probe: Probe, report: DecodeReport) -> Iterator[tuple[int, VideoFrame]]:
@@ -249,9 +260,7 @@ def _packets(
 def _stream_of(container: InputContainer, probe: Probe) -> VideoStream:
     stream = container.streams[probe.video_index or 0]
     assert isinstance(stream, VideoStream)
-    # Frame threads would hand frames out late, after the packet whose skip mode they depend on.
-    stream.codec_context.thread_type = "NONE"
-    stream.codec_context.thread_count = 1
+    prepare_video(stream)
     return stream
 
 

@@ -8,10 +8,13 @@ these files apart without decoding.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from vtag.orientation import Orientation
 from vtag.packet_table import PacketTable
 from vtag.records import Media
 
@@ -21,12 +24,20 @@ _FAMILIES: Final = frozenset({"mp4", "matroska"})
 
 
 def why_not_decord(
-    family: str, media: Media, table: PacketTable, *, first_size: tuple[int, int], rotation: int
+    path: Path,
+    family: str,
+    media: Media,
+    table: PacketTable,
+    *,
+    first_size: tuple[int, int],
+    orientation: Orientation,
+    gradual_starts: int,
 ) -> str:
     """Why decord would give wrong pictures; empty if it can be trusted.
 
     Args:
         first_size: of the first picture as decoded, (0, 0) if it could not be.
+        gradual_starts: key packets at which a picture only begins to build up.
     """
     if not media.has_video:
         return "no video"
@@ -36,11 +47,24 @@ def why_not_decord(
         return f"codec {media.video_codec}"
     if 0 in first_size:
         return "the first picture can not be decoded"
-    if rotation:  # right pictures, but scaled after turning: 37 dB from PyAV's
-        return "rotated"
+    if not orientation.is_upright:  # scaled after turning, 37 dB from PyAV's; never mirrored
+        return "turned or mirrored"
+    if not _is_utf8(path):
+        return "its name is no text"
     if max(first_size) > 4 * min(first_size):
         return "extreme shape"
-    return _why_not_by_times(table)
+    reason = _why_not_by_times(table)
+    if not reason and gradual_starts:  # measured: the picture of 4.3 s for that of 3 s
+        return "key frames without an IDR picture"
+    return reason
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        os.path.realpath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _why_not_by_times(table: PacketTable) -> str:

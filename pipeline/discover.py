@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from vtag.decode import sniff
 from vtag.errors import ConfigError, MediaError
+from vtag.sniff import sniff
 
 VIDEO_SUFFIXES: Final = frozenset(
     [

@@ -87,7 +87,7 @@ ERROR_CODES: Final[dict[str, ErrorCode]] = {
         "nothing could be decoded from the damaged data", "copy it again, or repair it with ffmpeg"
     ),
     "too_large": ErrorCode(
-        "the picture, the duration or the number of streams is over the limit",
+        "the file, the picture, the duration or the number of streams is over the limit",
         "convert the file to a smaller size",
     ),
     "decode_timeout": ErrorCode(

@@ -27,6 +27,7 @@ from vtag.decode_process import DecoderProcess, Finished, Restarted
 from vtag.errors import CacheError, MediaError
 from vtag.extractors.base import FrameExtractor, SoundExtractor
 from vtag.records import Features, Frames, Media, Sound
+from vtag.sniff import sniff
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +161,7 @@ class FeatureMaker:
             wanted = set(self.extractors) - set(found)
             if not wanted:
                 return _assemble(content_id, found, cached=True, timing=timing)
+            sniff(path)  # what is no media at all needs no child to say so
             with self._pool.lend() as decoder:
                 made, spent = self._decode(path, wanted, decoder)
             if _state(path) != before:

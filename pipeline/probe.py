@@ -19,16 +19,25 @@ from av.video.stream import VideoStream
 from vtag.container import explain, open_container, packets_of, unusable
 from vtag.decord_fit import why_not_decord
 from vtag.errors import MediaError
+from vtag.h264_units import begins_with_idr, length_bytes
+from vtag.orientation import Orientation
 from vtag.packet_table import PacketLog, PacketTable, build_table
 from vtag.records import Media
 from vtag.sniff import sniff
-from vtag.stream_choice import DEFAULT_LIMITS, Chosen, Limits, check_picture_size, choose_streams
+from vtag.stream_choice import (
+    DEFAULT_LIMITS,
+    Chosen,
+    Limits,
+    check_picture_size,
+    choose_streams,
+    prepare_video,
+)
 
 log = logging.getLogger(__name__)
 
 # Sound that starts so little before the picture is the encoder's run-in, not an offset.
 _SAME_START_SECONDS: Final = 0.1
-_KEYS_TRIED: Final = 8  # pictures tried before the header's word is taken for size and rotation
+_KEYS_TRIED: Final = 8  # pictures tried before the header's word is taken for size and orientation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +52,9 @@ class Probe:
         audio_index: number of the stream that is listened to, None without sound.
         table: packets of the video stream (empty without pictures).
         origin: seconds on the file's own clock that are 0 on vtag's.
-        rotation: degrees counter-clockwise by which decoded pictures must be turned to stand
-            upright: 0, 90, 180 or 270.
-        size: width and height of decoded pictures, before rotation.
-        pixel_aspect: width of a pixel by its height, before rotation.
+        orientation: how decoded pictures must be turned and mirrored to stand upright.
+        size: width and height of decoded pictures, before that.
+        pixel_aspect: width of a pixel by its height, before that.
         decord_reason: why decord can not be trusted with this file; empty if it can.
         warnings: what the owner of the file should know.
     """
@@ -58,7 +66,7 @@ class Probe:
     audio_index: int | None
     table: PacketTable
     origin: Fraction
-    rotation: int
+    orientation: Orientation
     size: tuple[int, int]
     pixel_aspect: Fraction
     decord_reason: str
@@ -106,8 +114,9 @@ def probe(path: Path, *, limits: Limits = DEFAULT_LIMITS) -> Probe:
         check_picture_size(path, size, limits)
         origin, duration = _clock(table, found.sound, audio)
         _check_duration(path, duration, limits)
-        rotation = found.first.rotation if video is not None else 0
-        media = _media(video, audio, table, duration, size[::-1] if rotation % 180 else size)
+        orientation = found.first.orientation if video is not None else Orientation()
+        shown_size = size[::-1] if orientation.transposed else size
+        media = _media(video, audio, table, duration, shown_size)
         return Probe(
             path=path,
             family=family,
@@ -116,11 +125,17 @@ def probe(path: Path, *, limits: Limits = DEFAULT_LIMITS) -> Probe:
             audio_index=audio.index if audio is not None else None,
             table=table,
             origin=origin,
-            rotation=rotation,
+            orientation=orientation,
             size=size,
             pixel_aspect=_pixel_aspect(video),
             decord_reason=why_not_decord(
-                family, media, table, first_size=found.first.size, rotation=rotation
+                path,
+                family,
+                media,
+                table,
+                first_size=found.first.size,
+                orientation=orientation,
+                gradual_starts=found.gradual_starts,
             ),
             warnings=tuple(warnings),
         )
@@ -157,11 +172,11 @@ def _run_in_ticks(packet: Packet[Stream], stream: AudioStream | None) -> int:
 
 @dataclass
 class _FirstPicture:
-    """Size and rotation, from the first key frame that can be decoded."""
+    """Size and orientation, from the first key frame that can be decoded."""
 
     tries_left: int = _KEYS_TRIED
     size: tuple[int, int] = (0, 0)
-    rotation: int = 0
+    orientation: Orientation = field(default_factory=Orientation)
 
     def look(self, stream: VideoStream, packet: Packet[Stream]) -> None:
         """Decodes one key packet on its own; what can not be decoded is left to later."""
@@ -178,9 +193,7 @@ class _FirstPicture:
         if frames:
             self.tries_left = 0
             self.size = frames[0].width, frames[0].height
-            turn = frames[0].rotation
-            # A matrix that is no rotation at all gives INT_MIN; players ignore it too.
-            self.rotation = round(turn / 90) % 4 * 90 if -360 <= turn <= 360 else 0
+            self.orientation = Orientation.of(frames[0])
 
 
 @dataclass
@@ -190,6 +203,7 @@ class _Found:
     pictures: PacketLog = field(default_factory=PacketLog)
     sound: _SoundSpan = field(default_factory=_SoundSpan)
     first: _FirstPicture = field(default_factory=_FirstPicture)
+    gradual_starts: int = 0  # key packets at which a picture only begins to build up
     warnings: list[str] = field(default_factory=list)
 
 
@@ -198,9 +212,11 @@ def _read_packets(
 ) -> _Found:
     found = _Found()
     pictures, sound, video = found.pictures, found.sound, chosen.video
+    unit_length = 0
     if video is not None:
-        video.codec_context.thread_type = "NONE"
-        video.codec_context.thread_count = 1
+        prepare_video(video, limits)
+        if video.codec_context.name == "h264":
+            unit_length = length_bytes(video.codec_context.extradata)
     failures: list[av.error.FFmpegError] = []
     wanted = [stream for stream in (video, chosen.audio) if stream is not None]
     for packet in packets_of(container, *wanted, failures=failures):
@@ -214,11 +230,15 @@ def _read_packets(
             )
             if packet.is_keyframe:
                 found.first.look(video, packet)
+                if unit_length and not begins_with_idr(memoryview(packet), unit_length):
+                    found.gradual_starts += 1
         else:
             sound.add(packet, chosen.audio)
         if len(pictures) + sound.packets > limits.max_packets:
             raise MediaError(
-                f"{path}: more than {limits.max_packets} packets", code="too_large", stage="probe"
+                f"{path}: more than {limits.max_packets} packets; cut the file into parts",
+                code="too_large",
+                stage="probe",
             )
     if failures:
         found.warnings.append(f"reading stopped early: {failures[0].strerror}")
@@ -260,7 +280,8 @@ def _pixel_aspect(video: VideoStream | None) -> Fraction:
 def _check_duration(path: Path, duration: float, limits: Limits) -> None:
     if duration > limits.max_seconds:
         raise MediaError(
-            f"{path}: {duration / 3600:.1f} h long, the limit is {limits.max_seconds / 3600:g} h",
+            f"{path}: {duration / 3600:.1f} h long, the limit is {limits.max_seconds / 3600:g} h; "
+            "cut the file into parts",
             code="too_large",
             stage="probe",
         )

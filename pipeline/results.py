@@ -91,6 +91,10 @@ class ResultsWriter:
         found = self._index.content(path)
         return found is not None and (content_id is None or found == _content_key(content_id))
 
+    def failed(self, path: str) -> bool:
+        """Whether the record of this path is a failed one."""
+        return self._index.is_failed(path)
+
     def stale(self, path: str, content_id: str | None) -> bool:
         """Whether the record of this path is about another content.
 
@@ -255,6 +259,10 @@ class _Index:
         """`_content_key` of what the record of this path is about; None without a record."""
         found = self._contents.get(_path_key(path))
         return None if found is None else found >> 1
+
+    def is_failed(self, path: str) -> bool:
+        """Whether the record of this path is a failed one; False without a record."""
+        return bool(self._contents.get(_path_key(path), 0) & 1)
 
     def add(self, path: str, content_id: str | None, *, failed: bool) -> None:
         key = _path_key(path)

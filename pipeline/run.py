@@ -23,6 +23,8 @@ class Results(Protocol):
 
     def done(self, path: str, content_id: str | None) -> bool: ...
 
+    def failed(self, path: str) -> bool: ...
+
     def write(self, record: Record) -> None: ...
 
 
@@ -69,6 +71,7 @@ class Summary:
     tagged: int = 0
     failed: int = 0
     skipped: int = 0  # a record of an earlier run was there
+    skipped_failed: int = 0  # of the skipped: that record is a failed one
     cached: int = 0  # of the tagged: nothing was decoded
     ignored: int = 0  # other files seen in the folders
     codes: dict[str, int] = field(default_factory=dict)  # error code -> failed inputs
@@ -119,15 +122,16 @@ def run(
             summary.inputs += 1
             yield path
 
-    def work(path: str) -> Record | None:
+    def work(path: str) -> Record | str:
         return _tag_unless_done(pipeline, path, results)
 
     def ended() -> bool:
         return broken.is_set() or stopped()
 
     for record in as_finished(work, take(), workers=workers, stopped=ended):
-        if record is None:
+        if isinstance(record, str):
             summary.skipped += 1
+            summary.skipped_failed += results.failed(record)
             yield None
             continue
         results.write(record)
@@ -148,8 +152,8 @@ def run(
             summary.stopped = f"{summary.failed} of {summary.inputs} inputs failed"
 
 
-def _tag_unless_done(pipeline: Pipeline, path: str, results: Results) -> Record | None:
-    """The record of one input, or None when the output has it already.
+def _tag_unless_done(pipeline: Pipeline, path: str, results: Results) -> Record | str:
+    """The record of one input, or its path when the output has a record of it already.
 
     The content decides and not the name alone: a file that was replaced is tagged again.
     """
@@ -157,9 +161,9 @@ def _tag_unless_done(pipeline: Pipeline, path: str, results: Results) -> Record 
         content_id = pipeline.content_id(Path(path))
     except MediaError as err:
         # What can not be read has no content id; it is known by its path.
-        return None if results.done(path, None) else pipeline.failed(path, err)
+        return path if results.done(path, None) else pipeline.failed(path, err)
     if results.done(path, content_id):
-        return None
+        return path
     return pipeline.try_tag(path, content_id)
 
 

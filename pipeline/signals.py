@@ -29,6 +29,8 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
     """Turns the first SIGINT, SIGTERM or SIGHUP into a request; a second one ends at once.
 
+    Signals that are ignored already are left alone.
+
     For the main thread of an application; a library must not take signals from its user.
     """
     request = StopRequest()
@@ -43,7 +45,9 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
     names = ("SIGINT", "SIGTERM", "SIGHUP")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {number: signal.signal(number, handle) for number in numbers}
+    # What was ignored from the start stays so: `nohup` means that the run outlives its terminal.
+    heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield request
     finally:

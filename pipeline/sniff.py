@@ -34,6 +34,8 @@ _TEXT_NAMES: Final[tuple[tuple[bytes, str], ...]] = (
     (b"#!", "a script"),
 )
 
+_UNKNOWN: Final = "bytes of no known format"
+
 
 def sniff(path: Path) -> str:
     """Container family of a file: a key of `vtag.signatures.DEMUXERS`.
@@ -49,7 +51,10 @@ def sniff(path: Path) -> str:
         raise MediaError(f"{path}: the file is empty; copy it again", code="empty")
     family = family_of(head)
     if family is None:
-        raise MediaError(f"{path}: {_what_it_is(head)}, not video or sound", code="not_media")
+        raise MediaError(
+            f"{path}: {_what_it_is(head)}, not video or sound; check what the file really is",
+            code="not_media",
+        )
     return family
 
 
@@ -90,11 +95,11 @@ def _not_a_file(path: Path) -> MediaError:
 
 def _what_it_is(head: bytes) -> str:
     if not reads_as_text(head):
-        return "the first bytes are of no known video or sound format"
+        return _UNKNOWN
     start = head[:4096].lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").replace(b"\x00", b"").lower()
     for begins, name in _TEXT_NAMES:
         if start.startswith(begins):
             if b"<mpd" in start[:2048]:
                 name = "a DASH manifest"
             return name
-    return "a text file"
+    return "a text file" if any(chr(byte).isalpha() for byte in start if byte < 128) else _UNKNOWN

@@ -50,7 +50,9 @@ def read_sound(
         without sound.
 
     Raises:
-        MediaError: stage "audio"; there is a sound stream but nothing in it can be decoded.
+        MediaError: stage "audio"; there is a sound stream but nothing in it can be decoded
+            (corrupt, truncated, encrypted), resampled (unsupported_codec), or it is shorter than
+            the resampler's filter (no_video_no_audio).
     """
     if probe.audio_index is None:
         return
@@ -60,10 +62,25 @@ def read_sound(
     for frame in _frames(probe, report):
         yield from line.add(frame)
     yield from line.finish()
-    if line.frames == 0:
-        raise unusable(
-            probe.path, probe.family, "no sound can be decoded", stage="audio", cut=False
+    if not windows.given:
+        raise _why_silent(probe, line)
+
+
+def _why_silent(probe: Probe, line: _TimeLine) -> MediaError:
+    if line.frames:
+        return MediaError(
+            f"{probe.path}: less sound than can be resampled (about "
+            f"{1000 * probe.media.duration:.0f} ms); nothing to tag here",
+            code="no_video_no_audio",
+            stage="audio",
         )
+    if line.refused:
+        return MediaError(
+            f"{probe.path}: sound of {line.refused} is not read; convert it to stereo at 48000 Hz",
+            code="unsupported_codec",
+            stage="audio",
+        )
+    return unusable(probe.path, probe.family, "no sound can be decoded", stage="audio", cut=False)
 
 
 def _frames(probe: Probe, report: DecodeReport) -> Iterator[AudioFrame]:
@@ -108,12 +125,14 @@ class _TimeLine:
         self._now: Fraction | None = None  # when the next frame should begin
         self._joins = probe.family in ("mpegts", "mpegps")
         self.frames = 0
+        self.refused = ""  # what kind of sound was decoded but can not be used
 
     def add(self, frame: AudioFrame) -> Iterator[Sound]:
         if not frame.samples:
             return
         if not _SLOWEST_HZ <= frame.sample_rate <= _FASTEST_HZ:
             self._report.damaged_audio += 1
+            self.refused = f"{frame.sample_rate} Hz"
             return
         begins = self._begin_of(frame)
         if self._now is None:
@@ -153,6 +172,7 @@ class _TimeLine:
         except (av.error.FFmpegError, ValueError) as err:  # channels that no layout has a name for
             log.debug("sound frame can not be resampled: %s", err)
             self._report.damaged_audio += 1
+            self.refused = f"{len(frame.layout.channels)} channels"
             self._resampler = self._shape = None
             return
         self.frames += 1
@@ -179,6 +199,7 @@ class _Windows:
         self._held = 0
         self._start = 0.0
         self._skip = 0
+        self.given = 0
 
     def jump(self, start: float) -> Iterator[Sound]:
         """What is held so far; the next sample is at `start`. What is before 0 is dropped."""
@@ -212,4 +233,5 @@ class _Windows:
         sound = Sound(np.concatenate(parts), self._start)
         self._start += len(sound.samples) / SAMPLE_RATE_HZ
         self._parts, self._held = [], 0
+        self.given += 1
         return sound

@@ -51,6 +51,10 @@ class StdoutResults:
         """False: what was written before is not known."""
         return False
 
+    def failed(self, path: str) -> bool:
+        """False: what was written before is not known."""
+        return False
+
     def stale(self, path: str, content_id: str | None) -> bool:
         """False: what was written before is not known."""
         return False

@@ -94,13 +94,27 @@ def check_picture_size(path: Path, size: tuple[int, int], limits: Limits) -> Non
         )
 
 
+def prepare_video(stream: VideoStream, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Settings of a video stream's decoder, before its first picture.
+
+    One thread: frame threads would hand pictures out late, after the packet whose skip mode
+    they depend on. The limit on pixels holds for the decoder too: pictures may grow after the
+    header.
+    """
+    context = stream.codec_context
+    context.thread_type = "NONE"
+    context.thread_count = 1
+    context.options = {**context.options, "max_pixels": str(limits.max_pixels)}
+
+
 def _check_limits(
     path: Path, streams: Iterable[Stream], videos: list[VideoStream], limits: Limits
 ) -> None:
     counted = [s for s in streams if s.type in ("video", "audio", "data") and not is_cover_art(s)]
     if len(counted) > limits.max_streams:
         raise MediaError(
-            f"{path}: {len(counted)} streams, the limit is {limits.max_streams}",
+            f"{path}: {len(counted)} streams, the limit is {limits.max_streams}; copy those that "
+            "matter into a file of their own",
             code="too_large",
             stage="probe",
         )

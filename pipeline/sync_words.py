@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+_JUNK_BYTES: Final = 8192  # before the first packet; FFmpeg looks about as far
+
 
 def family_by_sync_words(head: bytes) -> str | None:
     """Container family of a file that begins with `head`, or None."""
@@ -21,11 +23,13 @@ def _is_mpeg_ts(head: bytes) -> bool:
         packets = min(8, len(head) // distance - 1)
         if packets < 2:
             continue
-        for phase in range(min(distance, len(head) - packets * distance)):
-            if head[phase] == 0x47 and all(
-                head[phase + n * distance] == 0x47 for n in range(1, packets + 1)
-            ):
+        # Recordings begin in the middle of a packet, or behind what another program left there.
+        last = min(_JUNK_BYTES if packets == 8 else distance, len(head) - packets * distance)
+        phase = head.find(b"\x47", 0, last)
+        while phase >= 0:
+            if all(head[phase + n * distance] == 0x47 for n in range(1, packets + 1)):
                 return True
+            phase = head.find(b"\x47", phase + 1, last)
     return False
 
 

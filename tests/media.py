@@ -94,6 +94,7 @@ def draw_clip(
     start: float = 0.0,
     pix_fmt: str = "yuv420p",
     rotation: int = 0,
+    mirrored: bool = False,
     pixel_aspect: Fraction | None = None,
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
@@ -113,6 +114,8 @@ def draw_clip(
         start: seconds by which all pictures are late.
         rotation: degrees clockwise by which a player must turn the pictures; they are stored
             turned the other way, so that they come out upright.
+        mirrored: whether the pictures are stored with left and right exchanged, and a player
+            must do it again.
         pixel_aspect: width of a pixel by its height, where it is not square.
         tone_hz: a sine of amplitude 0.5 on every channel; None for no sound.
         sound_gap: (from, length) in seconds of the wave: not stored; the rest keeps its time.
@@ -143,6 +146,7 @@ def draw_clip(
             colours = [SECOND_COLOURS[int(time + 1e-6) % 5] for time in given_times]
             for number, (tick, colour) in enumerate(zip(ticks, colours, strict=True)):
                 pixels = np.rot90(draw_frame(number, colour, size), rotation // 90)
+                pixels = pixels[:, ::-1] if mirrored else pixels
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
                 frame = frame.reformat(format=pix_fmt)
                 frame.pts, frame.time_base = tick, base
@@ -151,8 +155,8 @@ def draw_clip(
         if sound is not None and tone_hz is not None:
             length = sound_seconds if sound_seconds is not None else seconds
             _mux_tone(container, sound, tone(tone_hz, length, rate_hz), sound_start, sound_gap)
-    if rotation:
-        _write_rotation(path, rotation)
+    if rotation or mirrored:
+        _write_matrix(path, (-1, 0, 0, 1) if mirrored else _TURNS[rotation])
     return path
 
 
@@ -190,13 +194,16 @@ def _mux_tone(
     container.mux(stream.encode(None))
 
 
-def _write_rotation(path: Path, clockwise: int) -> None:
+# a, b, c, d of the display matrix for degrees clockwise.
+_TURNS = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
+
+
+def _write_matrix(path: Path, shown: tuple[int, int, int, int]) -> None:
     """Writes the matrix of the first track header (ISO/IEC 14496-12, 8.3.2) of an MP4."""
     data = bytearray(path.read_bytes())
     at = data.index(b"tkhd") + 4 + 40  # version 0: 40 bytes from version to the matrix
-    cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[clockwise]
-    one = 1 << 16
-    matrix = (cosine * one, sine * one, 0, -sine * one, cosine * one, 0, 0, 0, 1 << 30)
+    a, b, c, d = (value << 16 for value in shown)
+    matrix = (a, b, 0, c, d, 0, 0, 0, 1 << 30)
     for place, value in enumerate(matrix):
         data[at + 4 * place : at + 4 * place + 4] = value.to_bytes(4, "big", signed=True)
     path.write_bytes(data)

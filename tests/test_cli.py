@@ -87,8 +87,8 @@ class TestRun:
         assert f"9 inputs, {summary['tagged']} tagged (0 from cache)" in run.stderr
 
         again = vtag("run", odd_folder, "--out", out)
-        assert again.returncode == 0  # every input has a result, and none failed now
-        assert "9 already done" in again.stderr
+        assert again.returncode == 1  # the failed ones are still failed
+        assert f"9 already done ({summary['failed']} of them failed" in again.stderr
         assert records(out) == found
 
         other = tmp_path / "again.jsonl"

@@ -85,6 +85,23 @@ def test_what_is_no_readable_file_has_a_code(
     assert code_of(tmp_path / "file") == "vanished"
 
 
+def test_a_file_over_the_limit_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "holes"
+    path.touch()
+    os.truncate(path, 10**12 + 1)
+
+    def must_not_be_opened(path: str, flags: int) -> int:
+        raise AssertionError(path)
+
+    monkeypatch.setattr(content_id, "_open_without_waiting", must_not_be_opened)
+    assert code_of(path) == "too_large"
+    (tmp_path / "small").write_bytes(b"12345678901")
+    with pytest.raises(MediaError, match="11 bytes, the limit is 10"):
+        ContentIds(None, max_bytes=10).of(tmp_path / "small")
+
+
 @pytest.mark.parametrize("change", ["grows", "shrinks", "is edited", "is replaced", "ends early"])
 def test_a_file_that_changes_while_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str

@@ -11,12 +11,20 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from media import draw_clip
 
 CLIPS = 24
 KILLS = 30
+
+
+class Process(NamedTuple):
+    """A process, told from a later one of the same number by when it began."""
+
+    pid: int
+    begun: int
 
 
 def command(folder: Path, out: Path, cache: Path) -> list[str]:
@@ -49,14 +57,15 @@ def essence(line: str) -> str:
 
 def test_thirty_kills_lose_and_double_nothing(library: Path, tmp_path: Path) -> None:
     quiet = tmp_path / "quiet.jsonl"
-    run = subprocess.run(command(library, quiet, tmp_path / "cache1"), timeout=300)
-    assert run.returncode == 1  # some of the files are broken
+    undisturbed = subprocess.run(command(library, quiet, tmp_path / "cache1"), timeout=300)
+    assert undisturbed.returncode == 1  # some of the files are broken
     expected = Counter(map(essence, quiet.read_text().splitlines()))
     assert len(expected) == CLIPS + 4
 
     rng = random.Random(2026)
     kills = 0
     attempt = 0
+    children: set[Process] = set()
     while kills < KILLS:
         # A fresh output now and then, since a finished one leaves nothing to kill.
         out = tmp_path / f"killed{attempt}.jsonl"
@@ -64,40 +73,75 @@ def test_thirty_kills_lose_and_double_nothing(library: Path, tmp_path: Path) -> 
         attempt += 1
         while kills < KILLS:
             have = len(out.read_bytes().splitlines()) if out.exists() else 0
-            child = subprocess.Popen(command(library, out, cache), stderr=subprocess.DEVNULL)
-            kill_at(child, out, have + rng.randrange(0, 6), rng.uniform(0, 0.3))
-            if child.wait(timeout=60) != -signal.SIGKILL:
+            run = subprocess.Popen(command(library, out, cache), stderr=subprocess.DEVNULL)
+            children |= kill_at(run, out, have + rng.randrange(0, 6), rng.uniform(0, 0.3))
+            if run.wait(timeout=120) != -signal.SIGKILL:
                 break
             kills += 1
         final = subprocess.run(command(library, out, cache), timeout=300)
         assert final.returncode in (0, 1)
         assert Counter(map(essence, out.read_text().splitlines())) == expected
-    assert leftovers(tmp_path) == []
+    # Else the next line would prove nothing.
+    assert len(children) >= KILLS / 3
+    assert survivors(children, wait_seconds=5) == []
 
 
-def kill_at(child: subprocess.Popen[bytes], out: Path, records: int, then_seconds: float) -> None:
-    """Kills the run a moment after the output has so many lines, unless it ended before."""
-    deadline = time.monotonic() + 60
-    while child.poll() is None and time.monotonic() < deadline:
+def kill_at(
+    run: subprocess.Popen[bytes], out: Path, records: int, then_seconds: float
+) -> set[Process]:
+    """Kills the run a moment after the output has so many lines, unless it ended before.
+
+    Returns the children that it had in its last moment.
+    """
+    deadline = time.monotonic() + 120
+    while run.poll() is None and time.monotonic() < deadline:
         if out.exists() and out.read_bytes().count(b"\n") >= records:
-            try:
-                child.wait(timeout=then_seconds)
-            except subprocess.TimeoutExpired:
-                child.kill()
-            return
+            time.sleep(then_seconds)
+            children = children_of(run.pid)
+            run.kill()
+            return children
         time.sleep(0.01)
+    return set()
 
 
-def leftovers(folder: Path) -> list[str]:
-    """Processes that still have a file of the folder on their command line or open."""
-    found = []
+def children_of(parent: int) -> set[Process]:
+    """The processes that a process started and that are alive."""
+    found = set()
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            text = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if str(folder) in text:
-            found.append(text)
+        fields = fields_of(int(entry.name)) if entry.name.isdigit() else None
+        if fields is not None and int(fields[1]) == parent:
+            found.add(Process(int(entry.name), int(fields[19])))
     return found
+
+
+def fields_of(pid: int) -> list[str] | None:
+    """What /proc/PID/stat says behind the name (state, parent, …); None without the process.
+
+    One that has ended and only waits to be reaped does not count.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return fields if fields[0] != "Z" else None
+
+
+def survivors(processes: set[Process], *, wait_seconds: float) -> list[Process]:
+    """Those that are still there after a while, told from others by when they began."""
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        alive = [p for p in processes if (f := fields_of(p.pid)) and int(f[19]) == p.begun]
+        if not alive or time.monotonic() > deadline:
+            return alive
+        time.sleep(0.1)
+
+
+def test_a_child_that_lives_on_would_be_noticed() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        children = {c for c in children_of(os.getpid()) if c.pid == child.pid}
+        assert survivors(children, wait_seconds=0) == list(children) != []
+    finally:
+        child.kill()
+    assert survivors(children, wait_seconds=5) == []
+    child.wait()

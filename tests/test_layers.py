@@ -23,42 +23,50 @@ GROUPS: dict[str, tuple[str, str]] = {
     # What a file is, where its frames and sound are, without torch: this runs in the child.
     "decode": (
         "sniff signatures sync_words container mp4_boxes packet_table stream_choice decord_fit "
-        "probe plan picture decode decode_pyav decode_walk decode_decord decode_report sound",
+        "orientation h264_units probe plan picture "
+        "decode decode_pyav decode_walk decode_decord decode_report sound",
         "errors base",
     ),
     "child": (
         "decode_answers decode_backends decode_child decode_limits decode_process decode_wire "
         "decode_worker killable sandbox",
-        "errors base decode",
+        "errors base store decode",
     ),
     # Can be lifted out and used alone: nothing of decoding, caching or tagging is known there.
     "extractors": ("extractors", "errors base weights"),
     "models": ("models", "errors base store"),
-    "features": ("features", "errors base store child extractors"),
+    "features": ("features", "errors base store decode child extractors"),
     "stream": ("stream signals", ""),
     "head": ("head", "errors base extractors models"),
     "tagger": ("tagger", "errors base store extractors features head stream"),
     "discover": ("discover", "errors base decode"),
     "run": ("run", "errors base store stream tagger"),
     "score": ("score_model", "errors base models head learning data learning"),
+    "export": ("export_onnx", "errors base store models head"),
     "table": ("table", "errors base"),
+    "sidecar": (
+        "sidecar sidecar_files sidecar_change sidecar_nfo "
+        "sidecar_webvtt sidecar_xml sidecar_xmp sidecar_tables",
+        "errors base store discover table",
+    ),
+    "search": (
+        "search search_scores search_index search_match search_query similar",
+        "errors base store table features tagger head",
+    ),
     "learning data": (
         "youtube8m tf_example tfrecord dataset dataset_items dataset_split batches",
         "errors base store decode discover models",
     ),
     "learning": (
-        "train train_config train_run train_state train_processes train_result train_advice "
+        "train train_start train_config train_run "
+        "train_state train_processes train_result train_advice "
         "train_report train_curves evaluate kaggle",
         "errors base store models extractors learning data",
     ),
 }
-FREE = {
-    "vtag",
-    "vtag.__main__",
-    "vtag.cli",
-    "vtag.cli_learning",
-    "vtag.doctor",
-}  # the doors may see everything
+# The doors may see everything, and nobody sees them.
+FREE = {"vtag", "vtag.__main__", "vtag.doctor"}
+FREE |= {f"vtag.{file.stem}" for file in (ROOT / "pipeline").glob("cli*.py")}
 
 FILES = sorted(file for folder in FOLDERS for file in (ROOT / folder).glob("*.py"))
 

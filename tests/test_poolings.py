@@ -476,14 +476,18 @@ class _LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize("kind", ["netvlad", "netrvlad", "netfv", "vlad"])
 def test_no_tensor_holds_every_row_for_every_cluster(kind: str) -> None:
-    # [B, T, K, D] would be 2·300·64·2048 values (315 MB); [B, T, D] is the largest needed.
+    # [B, T, K, D] would be 2·300·64·2048 values (315 MB); [B, T, D] is the largest needed,
+    # forwards and backwards.
     pooling = build_pooling(PoolingConfig(kind, clusters=64), 2048).eval()
     if isinstance(pooling, CodebookPooling):
         pooling.fitted.fill_(1)
-    rows = torch.randn(2, 300, 2048)
+    rows = torch.randn(2, 300, 2048, requires_grad=True)
     mask = all_real(rows)
-    with _LargestTensor() as seen, torch.no_grad():
-        pooling(rows, mask)
+    with _LargestTensor() as seen:
+        pooled = pooling(rows, mask)
+        torch.autograd.backward(pooled.square().sum() + (pooled * pooled.detach().cos()).sum())
+    assert rows.grad is not None
+    assert rows.grad.shape == rows.shape
     assert rows.numel() <= seen.values <= 2 * rows.numel()
 
 

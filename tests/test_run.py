@@ -41,6 +41,9 @@ class Memory:
     def done(self, path: str, content_id: str | None) -> bool:
         return (path, content_id) in self.known
 
+    def failed(self, path: str) -> bool:
+        return path.startswith("gone")
+
     def write(self, record: Record) -> None:
         self.records.append(record)
 
@@ -66,7 +69,7 @@ def test_what_is_done_is_not_done_again_but_changed_content_is() -> None:
     done = {("a", "sha256:a"), ("b", "sha256:another"), ("gone1", None)}
     summary, results = go(["a", "b", "gone1", "c"], Memory(done))
     assert sorted(r.path for r in results.records) == ["b", "c"]
-    assert summary.skipped == 2
+    assert (summary.skipped, summary.skipped_failed) == (2, 1)
 
 
 def test_limit_takes_so_many_inputs() -> None:

@@ -85,6 +85,8 @@ SIGNATURES: list[tuple[str, bytes]] = [
     ("mpegts", _mpeg_ts(192, 0, 5)),
     ("mpegts", _mpeg_ts(204, 0, 5)),
     ("mpegts", _mpeg_ts(188, 100, 5)),  # recorded from the middle of a packet
+    ("mpegts", bytes(1000) + _mpeg_ts(188, 0, 9)),  # behind what another program left
+    ("mpegts", bytes(8100) + _mpeg_ts(204, 0, 9)),
     ("mpegps", b"\x00\x00\x01\xba\x44" + bytes(20)),
     ("elementary", b"\x00\x00\x01\xb3\x16\x01\x20\x13" + bytes(20)),  # MPEG-2 sequence header
     ("elementary", b"\x00\x00\x00\x01\x67\x64\x00\x1e" + bytes(20)),  # H.264 SPS

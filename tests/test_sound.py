@@ -194,9 +194,16 @@ def test_a_header_with_an_absurd_rate_does_not_become_hours(tmp_path: Path) -> N
     at = data.index(b"fmt ") + 8 + 4  # sample rate, in the header of RIFF WAVE
     data[at : at + 4] = (1).to_bytes(4, "little")
     path.write_bytes(data)
-    with pytest.raises(MediaError) as caught:
+    with pytest.raises(MediaError, match="sound of 1 Hz is not read") as caught:
         list(read_sound(probe(path)))
-    assert caught.value.stage == "audio"
+    assert (caught.value.code, caught.value.stage) == ("unsupported_codec", "audio")
+
+
+def test_less_sound_than_the_resampler_needs_says_so(tmp_path: Path) -> None:
+    path = draw_clip(tmp_path / "c.wav", codec=None, seconds=0.001, tone_hz=440.0, rate_hz=96_000)
+    with pytest.raises(MediaError, match="about 1 ms") as caught:
+        list(read_sound(probe(path)))
+    assert (caught.value.code, caught.value.stage) == ("no_video_no_audio", "audio")
 
 
 def test_channels_that_no_layout_has_a_name_for(tmp_path: Path) -> None:
@@ -207,7 +214,7 @@ def test_channels_that_no_layout_has_a_name_for(tmp_path: Path) -> None:
     data[at + 10 : at + 12] = (120).to_bytes(2, "little")
     path.write_bytes(data)
     report = DecodeReport()
-    with pytest.raises(MediaError) as caught:
+    with pytest.raises(MediaError, match="sound of 60 channels") as caught:
         list(read_sound(probe(path), report=report))
-    assert (caught.value.code, caught.value.stage) == ("corrupt", "audio")
+    assert (caught.value.code, caught.value.stage) == ("unsupported_codec", "audio")
     assert report.corrupt_frames > 0
