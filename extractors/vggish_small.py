@@ -108,13 +108,12 @@ class VGGishSmallNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.bands = nn.BatchNorm1d(BANDS)  # every band brought to mean 0 and spread 1
-        self.stem = ConvNorm(1, 32, kernel=3, stride=2, activation="hardswish")  # 48x32
+        self.stem = ConvNorm(1, 16, kernel=3, stride=2, activation="hardswish")  # 48x32
         self.blocks = nn.Sequential(
-            ConvNorm(32, 32, kernel=3, activation="relu"),
-            *_stage(32, 64, blocks=2, excited=False, activation="relu"),  # 24x16
-            *_stage(64, 128, blocks=4, excited=True, activation="hardswish"),  # 12x8
-            *_stage(128, 256, blocks=5, excited=True, activation="hardswish"),  # 6x4
-            ConvNorm(256, 1024, kernel=1, activation="hardswish"),
+            *_stage(16, 24, blocks=2, excited=False, activation="relu"),  # 24x16
+            *_stage(24, 64, blocks=3, excited=True, activation="hardswish"),  # 12x8
+            *_stage(64, 192, blocks=4, excited=True, activation="hardswish"),  # 6x4
+            ConvNorm(192, 1024, kernel=1, activation="hardswish"),
         )
         # Mean for what goes on all the time, maximum for what happens once.
         self.embedding = nn.Linear(2 * 1024, 128)

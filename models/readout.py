@@ -37,6 +37,7 @@ class OutputGroup:
             network: its log-probabilities come back as they were), and a roll-up is the sum
             of its members, clipped to 1. "sigmoid": each may be true or not, and a roll-up is the
             best of its members, the most that is certain without knowing how they overlap.
+            An output that stands over others is at least as sure as the surest of them.
         temperature: log-odds are divided by it; above 1 makes the scores more modest.
         window_frames: rows in time for one window of the group's stream; None takes the
             readout's. Sound may need several rows where one picture says enough.
@@ -86,6 +87,7 @@ class Readout:
     pool: Pool = "top_tenth"
     _members: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
     _group_of: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    _below: tuple[tuple[int, tuple[int, ...]], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         covered = sum(group.outputs for group in self.groups)
@@ -107,6 +109,7 @@ class Readout:
         )
         object.__setattr__(self, "_members", members)
         object.__setattr__(self, "_group_of", self._find_groups(members))
+        object.__setattr__(self, "_below", self._find_below())
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, object], labels: LabelSet) -> Readout:
@@ -182,6 +185,8 @@ class Readout:
             for part, group in zip(parts, self.groups, strict=True)
         ]
         outputs = torch.cat(columns, dim=1)
+        for above, below in self._below:
+            outputs[:, above] = outputs[:, [above, *below]].amax(dim=1)
         return torch.cat([outputs, self._roll_up(outputs)], dim=1).clamp(0, 1).float()
 
     def video_scores(
@@ -231,6 +236,23 @@ class Readout:
             for members, group in zip(self._members, self._group_of, strict=True)
         ]
         return torch.stack(columns, dim=1) if columns else outputs[:, :0]
+
+    def _find_below(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """Each output that is a parent of outputs, and all outputs below it.
+
+        AudioSet's "Dog" is an output and stands over "Bark": a bark that is certain is a dog.
+        """
+        outputs = self.labels[: self.labels.outputs]
+        above = {
+            label.id: {up.id for up in self.labels.ancestors(label) if not up.is_rollup}
+            for label in outputs
+        }
+        found = []
+        for at, label in enumerate(outputs):
+            below = tuple(n for n, other in enumerate(outputs) if label.id in above[other.id])
+            if below:
+                found.append((at, below))
+        return tuple(found)
 
     def _find_groups(self, members: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
         """The group of each roll-up; its members must share one."""

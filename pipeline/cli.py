@@ -27,6 +27,7 @@ from vtag.cli_flags import (
 )
 from vtag.cli_learning import add_commands
 from vtag.cli_progress import Progress, configure_logging
+from vtag.cli_search import add_search_commands
 from vtag.errors import ConfigError, EnvironmentProblem, MediaError
 from vtag.table import printable, record_table
 
@@ -224,8 +225,11 @@ def cache_command(args: argparse.Namespace) -> int:
         _say(f"vtag: {removed} entries removed from {cache.root}")
     elif args.action == "clear":
         from vtag.content_id import ContentIds
+        from vtag.search_index import forget_indexes
 
-        ContentIds(cache.root).forget()  # it holds names of files
+        # Both hold names of files.
+        ContentIds(cache.root).forget()
+        forget_indexes(cache.root / "search")
         _say(f"vtag: {cache.clear()} entries removed from {cache.root}")
     else:
         info = cache.info()
@@ -327,6 +331,7 @@ def build_parser() -> argparse.ArgumentParser:
         return _command(commands, name, call, text)
 
     add_commands(learning, add_pipeline_flags)
+    add_search_commands(learning, add_pipeline_flags)
 
     doctor = _command(commands, "doctor", doctor_command, "check this machine")
     doctor.add_argument("--cache", metavar="DIR")

@@ -84,6 +84,15 @@ _KNOWN: Final = (
         urls=("https://download.pytorch.org/models/resnet50-11ad3fa6.pth",),
     ),
     WeightsSource(
+        name="vggish_small",
+        file="vggish_small.safetensors",
+        about="vtag's small ear, 2 M parameters, taught by an AudioSet tagger; comes with vtag",
+        licence="Apache-2.0",
+        card="vggish_small.md",
+        sha256="b5728585d2fe5d2a1d5325a0cfb18bcc1291a97039c645e14be2e3e609cb45bb",
+        size_bytes=4_199_784,
+    ),
+    WeightsSource(
         name="vggish",
         file="vggish-10086976.pth",
         about="Google's VGGish, AudioSet features, 72 M parameters",

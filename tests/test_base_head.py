@@ -52,12 +52,17 @@ def classified(rows: Tensor) -> Tensor:
     return rows.double().mean(dim=1) @ weight.T + bias
 
 
-def logits_of(head: Checkpoint, rows: Tensor) -> Tensor:
+def logits_of(head: Checkpoint, rows: Tensor, stream: str = "visual") -> Tensor:
+    """Log-odds of all outputs [B, 1062]; those of the other stream say nothing."""
     with torch.inference_mode():
-        logits: Tensor = head.net(
-            {"visual": rows}, {"visual": torch.ones(rows.shape[:2], dtype=torch.bool)}
-        )
+        mask = torch.ones(rows.shape[:2], dtype=torch.bool)
+        logits: Tensor = head.net({stream: rows}, {stream: mask})
     return logits
+
+
+def seen(logits: Tensor) -> Tensor:
+    """The log-odds of ImageNet's classes [B, 1000]."""
+    return logits[:, :1000]
 
 
 class Drawing:
@@ -181,7 +186,7 @@ class TestNetwork:
         rows = scene * (0.5 + torch.rand(32, 4, 2048, generator=random))
         expected = classified(rows)
         assert expected.std() > 1
-        logits = logits_of(head, rows)
+        logits = seen(logits_of(head, rows))
         torch.testing.assert_close(logits.double(), expected, atol=1e-3, rtol=0)
         assert torch.equal(logits.argmax(dim=1), expected.argmax(dim=1))
 
@@ -191,14 +196,15 @@ class TestNetwork:
         rows = torch.cat([drawn_rows, drawn_rows.flip(0)]).unflatten(0, (5, 2))
         expected = classified(rows)
         assert expected.max() > 10
-        logits = logits_of(head, rows)
+        logits = seen(logits_of(head, rows))
         torch.testing.assert_close(logits.double(), expected, atol=1e-3, rtol=0)
         assert torch.equal(logits.argmax(dim=1), expected.argmax(dim=1))
 
     def test_is_the_papers_chain(self, head: Checkpoint) -> None:
         config = head.config
-        assert [pooling.kind for pooling in config.stream("visual").poolings] == ["mean"]
-        assert (config.fc, config.hidden, config.labels) == ("linear", 1024, 1000)
+        for stream in ("visual", "audio"):
+            assert [pooling.kind for pooling in config.stream(stream).poolings] == ["mean"]
+        assert (config.fc, config.hidden, config.labels) == ("linear", 1152, 1062)
         assert config.gate_hidden is not None
         assert config.gate_hidden.kind == "context"
         assert config.head.kind == "moe"
@@ -209,8 +215,8 @@ class TestNetwork:
         self, head: Checkpoint, backbone: ResNet50
     ) -> None:
         # Fails when the extractor changes: build the head again with tools/make_base_head.py.
-        assert set(head.extractors) == {"visual"}
-        check_extractors(head, {"visual": fingerprint_of(backbone)})
+        ear = fingerprint_of(build_extractor("vggish_small"))
+        check_extractors(head, {"visual": fingerprint_of(backbone), "audio": ear})
 
     def test_embedded_weights_fit_the_package(self) -> None:
         roots = (vtag.models.__file__, vtag.extractors.__file__)
@@ -230,7 +236,9 @@ class TestLabels:
 
         # torchvision lists the same classes, with names from another hand.
         theirs = ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
-        assert labels.outputs == len(theirs) == 1000
+        assert len(theirs) == 1000
+        assert {label.stream for label in labels[:1000]} == {"visual"}
+        assert {label.stream for label in labels[1000 : labels.outputs]} == {"audio"}
         ours = [label.name.split(" (")[0].casefold() for label in labels[:1000]]
         differ = [
             (mine, other)
@@ -309,11 +317,22 @@ class TestTags:
         self, head: Checkpoint, labels: LabelSet, drawn_rows: Tensor
     ) -> None:
         readout = Readout.from_dict(head.readout, labels)
-        windows = readout.window_scores(logits_of(head, drawn_rows[:, None]))
-        for scores in (*windows, readout.video_scores(windows)[0]):
-            for at, label in enumerate(labels):
-                for above in labels.ancestors(label):
-                    assert scores[labels.index(above)] >= scores[at], (label.name, above.name)
+        sound = 2 * torch.randn(9, 3, 128, generator=torch.Generator().manual_seed(4))
+        for stream, rows in (("visual", drawn_rows[:, None]), ("audio", sound)):
+            windows = readout.window_scores(logits_of(head, rows, stream), stream=stream)
+            for scores in (*windows, readout.video_scores(windows)[0]):
+                for at, label in enumerate(labels):
+                    for above in labels.ancestors(label):
+                        assert scores[labels.index(above)] >= scores[at], (label.name, above.name)
+
+    def test_the_ear_is_its_own_layer_on_the_mean_of_three_rows(self, head: Checkpoint) -> None:
+        folder = Path(__file__).parent.parent / "tools" / "ear"
+        with np.load(folder / "audio_head.npz") as layer:
+            weight, bias = layer["weight"].astype(float), layer["bias"].astype(float)
+        rows = 2 * torch.randn(20, 3, 128, generator=torch.Generator().manual_seed(5))
+        expected = rows.double().mean(dim=1).numpy() @ weight.T + bias
+        heard = logits_of(head, rows, "audio")[:, 1000:].numpy()
+        np.testing.assert_allclose(heard, expected, atol=1e-3)
 
 
 def test_the_card_names_what_a_user_must_know(head: Checkpoint, labels: LabelSet) -> None:
@@ -322,10 +341,11 @@ def test_the_card_names_what_a_user_must_know(head: Checkpoint, labels: LabelSet
         f"{rollups}\nbroader tags above them",
         "WordNet 3.0, Copyright 2006 by Princeton University",
         "MIT",
-        "0.7 for the 1000 outputs, 0.6 for the roll-ups",
+        "0.7 for the 1000 visual outputs, 0.6 for the roll-ups",
         "What it can not see",
         "Known failures",
     ):
         assert text in head.card
-    assert {label.threshold for label in labels[: labels.outputs]} == {0.7}
+    assert {label.threshold for label in labels[:1000]} == {0.7}
+    assert all(0.3 <= label.threshold <= 0.98 for label in labels[1000 : labels.outputs])
     assert {label.threshold for label in labels[labels.outputs :]} == {0.6}

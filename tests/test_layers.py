@@ -50,8 +50,9 @@ GROUPS: dict[str, tuple[str, str]] = {
         "errors base store discover table",
     ),
     "search": (
-        "search search_scores search_index search_match search_query similar",
-        "errors base store table features tagger head",
+        "search search_index search_match search_query search_scores search_tables search_tree "
+        "similar",
+        "errors base store table features",
     ),
     "learning data": (
         "youtube8m tf_example tfrecord dataset dataset_items dataset_split batches",

@@ -446,3 +446,17 @@ class TestWindowsPerGroup:
     def test_a_window_of_nothing_is_refused(self) -> None:
         with pytest.raises(ValueError, match="window_frames"):
             OutputGroup(outputs=1, window_frames=0)
+
+
+def test_an_output_that_stands_over_others_is_as_sure_as_the_surest() -> None:
+    labels = LabelSet(
+        [
+            Label("dog", "dog", stream="audio"),
+            Label("bark", "bark", parents=("dog",), stream="audio"),
+            Label("rain", "rain", stream="audio"),
+        ]
+    )
+    readout = Readout(labels=labels, groups=(OutputGroup(outputs=3, stream="audio"),))
+    scores = readout.window_scores(torch.tensor([[-3.0, 2.0, 0.0], [1.0, -2.0, 5.0]]))
+    expected = torch.tensor([[2.0, 2.0, 0.0], [1.0, -2.0, 5.0]]).sigmoid()
+    torch.testing.assert_close(scores, expected)
