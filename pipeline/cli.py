@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from vtag.cli_flags import (
 from vtag.cli_learning import add_commands
 from vtag.cli_progress import Progress, configure_logging
 from vtag.cli_search import add_search_commands
+from vtag.cli_sidecar import add_sidecar_command
 from vtag.errors import ConfigError, EnvironmentProblem, MediaError
 from vtag.table import printable, record_table
 
@@ -332,6 +334,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_commands(learning, add_pipeline_flags)
     add_search_commands(learning, add_pipeline_flags)
+    add_sidecar_command(partial(_command, commands))
 
     doctor = _command(commands, "doctor", doctor_command, "check this machine")
     doctor.add_argument("--cache", metavar="DIR")

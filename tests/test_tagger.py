@@ -128,14 +128,52 @@ def test_a_bad_file_raises_from_tag_and_is_a_record_from_tag_many(
     assert record.id is not None  # its bytes could be read
 
 
-def test_sound_only_says_that_the_model_does_not_listen(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_sound_only_is_tagged_by_sound(pipeline: Pipeline, tmp_path: Path) -> None:
+    song = draw_clip(tmp_path / "song.m4a", codec=None, tone_hz=440.0, seconds=4)
+    record = pipeline.tag(song)
+    assert record.media is not None
+    assert not record.media.has_video
+    assert {source for tag in record.tags for source in tag.sources} == {"audio"}
+
+
+def test_the_drums_are_seen_and_heard() -> None:
+    # sample_videos/SOURCES.md: a drum kit, and a rock beat on drums.
+    with Pipeline(device="cpu") as ordinary:
+        tags = {tag.name: tag for tag in ordinary.tag(SAMPLES / "drums.mp4").tags}
+    assert tags["drum"].sources == ("visual",)
+    assert tags["Music"].sources == ("audio",)
+
+
+def test_a_model_without_an_ear_says_so_for_sound_alone(tmp_path: Path) -> None:
+    from vtag.models import PoolingConfig
+    from vtag.models.checkpoint import Checkpoint, save_checkpoint
+    from vtag.models.labels import Label, LabelSet
+    from vtag.models.net_config import StreamConfig, TaggerNetConfig
+    from vtag.models.readout import OutputGroup, Readout
+    from vtag.models.tagger_net import TaggerNet
+
     song = draw_clip(tmp_path / "song.m4a", codec=None, tone_hz=440.0, seconds=2)
-    if "audio" in pipeline.head.extractors:
-        assert pipeline.tag(song).ok
-    else:
-        with pytest.raises(MediaError, match="reads pictures") as caught:
-            pipeline.tag(song)
-        assert caught.value.code == "no_usable_stream"
+    with Pipeline(device="cpu") as seeing_and_hearing:
+        eye = seeing_and_hearing.head.extractors["visual"]
+    stream = StreamConfig(name="visual", dim=2048, poolings=(PoolingConfig("mean"),))
+    labels = LabelSet([Label("a", "a"), Label("b", "b")])
+    readout = Readout(labels=labels, groups=(OutputGroup(outputs=2),), pool="network")
+    save_checkpoint(
+        tmp_path / "deaf",
+        Checkpoint(
+            net=TaggerNet(TaggerNetConfig(streams=(stream,), labels=2, hidden=4)).eval(),
+            labels=labels.to_list(),
+            name="deaf",
+            extractors={"visual": eye},
+            readout=readout.to_dict(),
+        ),
+    )
+    with (
+        Pipeline(tmp_path / "deaf", device="cpu") as deaf,
+        pytest.raises(MediaError, match="deaf reads pictures") as caught,
+    ):
+        deaf.tag(song)
+    assert caught.value.code == "no_usable_stream"
 
 
 def test_tag_many_takes_its_paths_lazily(pipeline: Pipeline) -> None:
