@@ -1,7 +1,8 @@
 """A model as one folder: weights, settings, labels, and a card for people to read.
 
     my-model/
-        model.safetensors   all parameters and buffers of the network
+        model.safetensors   all parameters and buffers of the network; of an ensemble those of
+                            its networks, as nets.0.…, nets.1.…
         config.json         format, name, network, fingerprints of what made its rows, checksums
         labels.json         a list of objects, one per label
         README.md           the card; optional, not part of the fingerprint
@@ -28,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vtag.errors import ConfigError, OutputError, WeightsError
-from vtag.models.blank_net import blank_net
+from vtag.models.ensemble import Net, NetConfig, blank, config_from_dict
 from vtag.models.model_folder import (
     CARD_FILE,
     CONFIG_FILE,
@@ -42,8 +43,6 @@ from vtag.models.model_folder import (
     sha256_of,
     sync,
 )
-from vtag.models.net_config import TaggerNetConfig
-from vtag.models.tagger_net import TaggerNet
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +66,7 @@ class Checkpoint:
     """A network and all that is needed to use it.
 
     Attributes:
-        net: on the CPU, in evaluation mode when loaded.
+        net: one network or an ensemble, on the CPU, in evaluation mode when loaded.
         labels: one JSON object per label, in the order of the network's outputs.
         extractors: fingerprint of the extractor that made each stream's rows.
         sampling: fingerprint of the sampling settings of the training rows; "" if any goes.
@@ -79,7 +78,7 @@ class Checkpoint:
         ConfigError: the number of labels is not the network's, or a stream is unknown to it.
     """
 
-    net: TaggerNet
+    net: Net
     labels: list[dict[str, object]]
     name: str
     extractors: Mapping[str, str] = field(default_factory=dict)
@@ -99,8 +98,8 @@ class Checkpoint:
             self.config.stream(stream)
 
     @property
-    def config(self) -> TaggerNetConfig:
-        """The settings of the network."""
+    def config(self) -> NetConfig:
+        """The settings of the network, or of the ensemble."""
         return self.net.config
 
 
@@ -155,7 +154,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         )
     with _blaming(folder / CONFIG_FILE):
         stored = _StoredSettings.from_dict(settings)
-        config = TaggerNetConfig.from_dict(stored.net)
+        config = config_from_dict(stored.net)
     labels = read_json(folder / LABELS_FILE)
     if not isinstance(labels, list) or not all(isinstance(label, dict) for label in labels):
         raise WeightsError(f"{folder / LABELS_FILE}: must hold a list of objects")
@@ -292,13 +291,13 @@ def _write_files(part: Path, checkpoint: Checkpoint, tensors: dict[str, Tensor])
     return fingerprint
 
 
-def _net_of(config: TaggerNetConfig, file: Path) -> TaggerNet:
+def _net_of(config: NetConfig, file: Path) -> Net:
     """The network with the weights of `file`; no weight is drawn only to be thrown away."""
     try:
         tensors = load_file(file)
     except (SafetensorError, OSError) as err:
         raise WeightsError(f"{file}: can not be read ({err})") from err
-    net = blank_net(config)
+    net = blank(config)
     wanted = {name: tensor.shape for name, tensor in net.state_dict().items()}
     there = {name: tensor.shape for name, tensor in tensors.items()}
     if wanted != there:

@@ -79,6 +79,7 @@ class MixtureOfExperts(Head):
     ) -> None:
         super().__init__()
         self.labels = labels
+        self.mixtures = experts
         self.dropout = nn.Dropout(dropout)
         reads = hidden if gate_rank is None else gate_rank
         self.reduce = None if gate_rank is None else _xavier_linear(hidden, reads, bias=False)
@@ -88,9 +89,10 @@ class MixtureOfExperts(Head):
     def forward(self, hidden: Tensor) -> LogProbabilities:
         hidden = self.dropout(hidden)
         reads = hidden if self.reduce is None else self.reduce(hidden)
-        logits = at_least_float32(self.gates(reads)).view(len(hidden), self.labels, -1)
+        # Not by len(hidden): a batch size that is read here would be exported as a constant.
+        logits = at_least_float32(self.gates(reads)).reshape(-1, self.labels, self.mixtures + 1)
         log_gates = logits.log_softmax(dim=-1)  # [B, C, M + 1]
-        expert = at_least_float32(self.experts(hidden)).view(len(hidden), self.labels, -1)
+        expert = at_least_float32(self.experts(hidden)).reshape(-1, self.labels, self.mixtures)
         real, dummy = log_gates[..., :-1], log_gates[..., -1:]
         present = torch.logsumexp(real + functional.logsigmoid(expert), dim=-1)
         absent = torch.cat([real + functional.logsigmoid(-expert), dummy], dim=-1)

@@ -1,4 +1,4 @@
-"""The commands around features and learning: train, eval, extract, export, average."""
+"""The commands around features and learning: train, eval, extract, export, average, ensemble."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vtag.cli_learning_data import dataset_of, model_folder, shards_of, vocabulary_of
+from vtag.cli_learning_data import (
+    dataset_of,
+    model_folder,
+    shards_of,
+    stream_notes,
+    vocabulary_of,
+)
 from vtag.errors import ConfigError, MediaError
 from vtag.records import Features
 from vtag.table import printable
@@ -33,13 +39,14 @@ def train_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipeline
     from vtag.dataset_items import DatasetError
     from vtag.signals import stop_on_signals
     from vtag.tagger import resolve_device
-    from vtag.train import train
+    from vtag.train import startable, train
 
     out = Path(args.out)
     with stop_on_signals() as stop:
         start = _checkpoint(args.start)
         teacher = _checkpoint(args.teacher)
         if start is not None:
+            startable(start)  # before features are made
             args.model = args.start  # its features are needed, not those of the default model
         try:
             dataset = dataset_of(args, open_pipeline, progress=_progress(args))
@@ -110,6 +117,8 @@ def _figures(args: argparse.Namespace, open_pipeline: Callable[[], Pipeline]) ->
             raise ConfigError(f"{args.data}: no clip is in the split {args.split!r}")
     check_items(items, to_learn=False)
     with open_pipeline() as pipeline:
+        for note in stream_notes(items, pipeline.head):
+            _say(f"note: {note}")
         features = _progress(args)([item.path for item in items], pipeline)
         return score_model(
             pipeline.head, items, features, k=args.k, only_given=args.only_given_labels
@@ -130,13 +139,35 @@ def average_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipeli
     from dataclasses import replace
 
     from vtag.models.checkpoint import load_checkpoint, save_checkpoint
-    from vtag.models.ensemble import average_checkpoints
+    from vtag.models.combine import average_checkpoints
 
     out = Path(args.out)
     mean = average_checkpoints([load_checkpoint(model_folder(name)) for name in args.names])
     fingerprint = save_checkpoint(out, replace(mean, name=out.name))
     _say(f"{printable(args.out)}: mean of {len(args.names)} models ({fingerprint})")
     return 0
+
+
+def ensemble_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipeline]) -> int:
+    """Several models as one that gives the weighted mean of their scores."""
+    from vtag.models.checkpoint import load_checkpoint, save_checkpoint
+    from vtag.models.combine import ensemble_checkpoints
+
+    out = Path(args.out)
+    members = [load_checkpoint(model_folder(name)) for name in args.names]
+    made = ensemble_checkpoints(members, name=out.name, weights=_weights(args.weights))
+    fingerprint = save_checkpoint(out, made)
+    _say(f"{printable(args.out)}: ensemble of {len(args.names)} models ({fingerprint})")
+    return 0
+
+
+def _weights(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(weight) for weight in text.split(",")]
+    except ValueError as err:
+        raise ConfigError(f"--weights are numbers such as 2,1, got {text!r}") from err
 
 
 def extract_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipeline]) -> int:
@@ -182,7 +213,8 @@ def add_commands(
     train.add_argument(
         "data",
         metavar="DATA",
-        help="a folder per tag, a .csv or .jsonl table (path, labels, split, group), "
+        help="a folder per tag, a .csv or .jsonl table (path, labels, split, group, "
+        "features.NAME: a .npy or .npz file per clip), "
         "or a folder of YouTube-8M TFRecords",
     )
     train.add_argument("--out", required=True, metavar="MODEL", help="folder for the model")
@@ -244,6 +276,13 @@ def add_commands(
     average = command("average", average_command, "average the weights of models of one training")
     average.add_argument("names", nargs="+", metavar="MODEL")
     average.add_argument("--out", required=True, metavar="MODEL")
+
+    ensemble = command(
+        "ensemble", ensemble_command, "make one model of several: the weighted mean of their scores"
+    )
+    ensemble.add_argument("names", nargs="+", metavar="MODEL")
+    ensemble.add_argument("--weights", metavar="2,1", help="one per model (default: equal)")
+    ensemble.add_argument("--out", required=True, metavar="MODEL")
 
 
 def _progress(

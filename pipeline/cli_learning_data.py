@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +12,8 @@ from vtag.records import Features
 
 if TYPE_CHECKING:
     from vtag.dataset import Dataset
+    from vtag.dataset_items import Item
+    from vtag.head import Head
     from vtag.tagger import Pipeline
     from vtag.youtube8m import VocabularyEntry
 
@@ -35,6 +37,8 @@ def dataset_of(
     """
     from vtag.dataset import build_dataset, youtube8m_dataset
     from vtag.dataset_items import check_items, read_items
+    from vtag.dataset_streams import check_file_streams, check_fit, with_streams
+    from vtag.train_config import check_streams
 
     data = Path(args.data)
     shards = shards_of(data)
@@ -48,9 +52,17 @@ def dataset_of(
             seed=args.seed or 0,
         )
     items = read_items(data)
-    check_items(items)  # before the model is loaded and features are made
+    if args.streams:
+        items = with_streams(items, args.streams.split(","))
+    # Before the model is loaded and features are made.
+    check_items(items)
+    dims = check_file_streams(items)
+    if args.preset and not args.start:
+        check_streams(args.preset, dims)
     with open_pipeline() as pipeline:
-        chosen = _chosen_streams(args, pipeline)
+        chosen = _chosen_streams(args, pipeline, dims)
+        if args.start:
+            check_fit(dims, pipeline.head.file_streams, pipeline.head.info.name)
         every = progress([item.path for item in items], pipeline)
 
         def features_for(path: Path) -> Mapping[str, Features]:
@@ -97,12 +109,34 @@ def model_folder(name: str) -> Path:
     return Path(name)
 
 
-def _chosen_streams(args: argparse.Namespace, pipeline: Pipeline) -> set[str]:
-    there = set(pipeline.head.extractors)
+def stream_notes(items: Sequence[Item], head: Head) -> list[str]:
+    """What to know of streams that only the clips have, or only the model."""
+    there = {stream for item in items for stream in item.features}
+    ignored = sorted(there - set(head.file_streams))
+    return [
+        *(
+            f"the model {head.info.name} does not read {stream} rows; left out"
+            for stream in ignored
+        ),
+        *head.notes(there),
+    ]
+
+
+def _chosen_streams(
+    args: argparse.Namespace, pipeline: Pipeline, of_files: Collection[str]
+) -> set[str]:
+    """Streams to learn from; those of the clips must be rows that the pipeline makes."""
+    of_clips = set(pipeline.head.extractor_names)
+    there = of_clips | set(of_files)
     wanted = set(args.streams.split(",")) if args.streams else there
     if not wanted <= there:
         raise ConfigError(
-            f"no stream {min(wanted - there)!r}; the model {pipeline.head.info.name} reads "
-            f"{', '.join(sorted(there))}"
+            f"no stream {min(wanted - there)!r}; the model {pipeline.head.info.name} and the table "
+            f"have {', '.join(sorted(there))}"
+        )
+    if not wanted & of_clips:
+        raise ConfigError(
+            f"{', '.join(sorted(wanted))} alone can not be learnt from: a model tags what it sees "
+            f"or hears; add {' or '.join(sorted(of_clips))}"
         )
     return wanted

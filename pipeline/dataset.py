@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vtag.dataset_items import DatasetError, Item, Split, check_items
 from vtag.dataset_split import merge_copies, split_items
+from vtag.dataset_streams import check_file_streams, file_features
 from vtag.errors import MediaError
 from vtag.models.labels import Label, LabelSet
 from vtag.records import Features
@@ -128,11 +129,12 @@ def build_dataset(
         memory_bytes: bound of the rows kept in memory.
 
     Raises:
-        DatasetError: see `check_items`, `merge_copies`, `split_items`; or rows that hold NaN or
-            do not fit each other, a clip without any stream, a label that no training clip is
-            left for. Lists all problems.
+        DatasetError: see `check_items`, `check_file_streams`, `merge_copies`, `split_items`; or
+            rows that hold NaN or do not fit each other, a clip without any stream, a label that no
+            training clip is left for. Lists all problems.
     """
     check_items(items)
+    check_file_streams(items)
     merged = merge_copies(items, {item.path: content_id(item.path) for item in items})
     split = split_items(merged.items, validation=validation, seed=seed)
     labels = sorted({label for item in split for label in item.labels})
@@ -156,7 +158,8 @@ def build_dataset(
         label_ids=tuple(labels),
         label_names=tuple(labels),
         dims=store.dims,
-        made_by=store.made_by,
+        # A stream that no clip has is not learnt from, whatever would have made its rows.
+        made_by={stream: store.made_by[stream] for stream in store.dims},
         train=tuple(sides["train"]),
         validation=tuple(sides["validation"]),
         test=tuple(sides["test"]),
@@ -251,7 +254,7 @@ class _FeatureStore(_RowCheck):
 
     def take(self, item: Item) -> Callable[[], Rows]:
         """How to load the rows of a clip, after a look at them."""
-        features = self._features_for(item.path)
+        features = self._features_of(item)
         for stream, one in features.items():
             made_by = self.made_by.setdefault(stream, one.made_by)
             if one.made_by != made_by and len(one.rows):
@@ -264,7 +267,10 @@ class _FeatureStore(_RowCheck):
         if size <= self._left:
             self._left -= size
             return partial(_same, rows)
-        return lambda: _present(self._features_for(item.path))
+        return lambda: _present(self._features_of(item))
+
+    def _features_of(self, item: Item) -> dict[str, Features]:
+        return {**self._features_for(item.path), **file_features(item)}
 
 
 class _ShardReader(_RowCheck):

@@ -5,7 +5,9 @@
     {"path": "a.mp4", "labels": ["dog", "rain"]}             JSON lines, "dog|rain" works too
 
 `split` is train, validation or test; `group` names what must not be torn apart (clips of one
-recording, one person, one camera). Both are optional, as is their column.
+recording, one person, one camera). Both are optional, as is their column. `features.<stream>`
+names a file with rows of a further stream of the clip, see `vtag.dataset_streams`; blank where it
+has none.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -25,7 +28,9 @@ from vtag.errors import ConfigError
 Split = Literal["train", "validation", "test"]
 
 TABLE_SUFFIXES: Final = (".csv", ".jsonl")
+STREAMS_OF_CLIPS: Final = ("visual", "audio")  # made from the clip itself
 _COLUMNS: Final = {"path", "labels", "split", "group"}
+_FEATURES: Final = "features."  # and the name of a stream: a column
 
 
 class DatasetError(ConfigError):
@@ -51,6 +56,7 @@ class Item:
         split: None leaves it to `split_items`.
         group: clips of one group stay on one side; None for a group of its own.
         where: how an error message names it.
+        features: stream to the file of its rows, for streams that do not come from the clip.
     """
 
     path: Path
@@ -58,6 +64,7 @@ class Item:
     split: Split | None = None
     group: str | None = None
     where: str = ""
+    features: Mapping[str, Path] = field(default_factory=dict, hash=False)
 
 
 def read_items(source: Path) -> tuple[Item, ...]:
@@ -152,14 +159,42 @@ def _rows(source: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
                 missing = {"path", "labels"} - columns
                 if missing:
                     raise DatasetError([f"{source}: no column {', '.join(sorted(missing))}"])
+                _check_stream_columns(source, columns)
                 for cells in reader:
-                    yield reader.line_num, {k: v for k, v in cells.items() if k in _COLUMNS}
+                    yield reader.line_num, {k: v for k, v in cells.items() if _is_known(k)}
                 return
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, _json_row(source, number, line)
     except (OSError, UnicodeDecodeError, csv.Error) as err:
         raise DatasetError([f"{source}: can not be read ({err})"]) from err
+
+
+def _is_known(column: str | None) -> bool:
+    return column in _COLUMNS or (column or "").startswith(_FEATURES)
+
+
+def _check_stream_columns(source: Path, columns: Iterable[str]) -> None:
+    problems = []
+    for column in sorted(column for column in columns if column.startswith(_FEATURES)):
+        try:
+            _stream_of(column)
+        except ValueError as err:
+            problems.append(f"{source}: {err}")
+    if problems:
+        raise DatasetError(problems)
+
+
+def _stream_of(column: str) -> str:
+    """The stream that a column such as "features.text" names; ValueError for a bad name."""
+    name = column.removeprefix(_FEATURES)
+    if name in STREAMS_OF_CLIPS:
+        raise ValueError(
+            f"column {column!r}: {name} rows are made from the clip; take another name"
+        )
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError(f"column {column!r}: a stream is named by a-z, 0-9 and _")
+    return name
 
 
 def _json_row(source: Path, number: int, line: str) -> Mapping[str, object]:
@@ -183,6 +218,13 @@ def _item(source: Path, line: int, row: Mapping[str, object]) -> Item:
     names = tuple(sorted({label.strip() for label in labels}))
     if "" in names:
         raise ValueError("a label has no name")
+    features = {}
+    for column in sorted(key for key in row if key.startswith(_FEATURES)):
+        file = row[column] or ""
+        if not isinstance(file, str) or "\0" in file:
+            raise ValueError(f"{column} must be the path of a file, got {file!r}")
+        if file.strip():
+            features[_stream_of(column)] = source.parent / file.strip()
     split, group = row.get("split") or None, row.get("group") or None
     if split is not None and split not in get_args(Split):
         raise ValueError(f"split must be {', '.join(get_args(Split))} or nothing, got {split!r}")
@@ -192,6 +234,7 @@ def _item(source: Path, line: int, row: Mapping[str, object]) -> Item:
         split=split,  # type: ignore[arg-type]  # one of the three, see above
         group=None if group is None else str(group),
         where=f"{source}: line {line}",
+        features=features,
     )
 
 

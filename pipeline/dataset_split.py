@@ -52,7 +52,10 @@ def merge_copies(items: Sequence[Item], content_ids: Mapping[Path, str]) -> Merg
             notes.append(f"{other.path} is a copy of {first.path}; they count as one clip")
         labels = tuple(sorted({label for item in same for label in item.labels}))
         groups = [group_name[item.group] for item in same if item.group]
-        merged.append(replace(first, labels=labels, group=groups[0] if groups else None))
+        # Of what several copies have, the first counts.
+        features = {stream: file for i in reversed(same) for stream, file in i.features.items()}
+        group = groups[0] if groups else None
+        merged.append(replace(first, labels=labels, group=group, features=features))
     if problems:
         raise DatasetError(problems)
     return Merged(tuple(merged), tuple(notes))

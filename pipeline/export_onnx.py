@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vtag.errors import EnvironmentProblem, OutputError
 from vtag.models.checkpoint import load_checkpoint
-from vtag.models.tagger_net import TaggerNet
+from vtag.models.ensemble import Net
 from vtag.storage import reason
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ CHECKED_LENGTHS: Final = (1, 3, 40)  # rows per stream; the file must do for any
 class _Flat(nn.Module):
     """The network with a positional argument per tensor, as ONNX has them."""
 
-    def __init__(self, net: TaggerNet) -> None:
+    def __init__(self, net: Net) -> None:
         super().__init__()
         self.net = net
         self.streams = [stream.name for stream in net.config.streams]
@@ -90,7 +90,7 @@ def export_onnx(folder: Path, file: Path) -> float:
     return difference
 
 
-def _drawn(net: TaggerNet, items: int, length: int) -> dict[str, Tensor]:
+def _drawn(net: Net, items: int, length: int) -> dict[str, Tensor]:
     """Rows and masks per stream, the last item half as long as the others."""
     random = torch.Generator().manual_seed(length)
     found: dict[str, Tensor] = {}

@@ -6,7 +6,7 @@ the rows are named in it, and checked against what the rows were made with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -20,10 +20,10 @@ import vtag.models
 from vtag.config import Selection
 from vtag.errors import WeightsError
 from vtag.models.checkpoint import check_extractors, load_checkpoint
+from vtag.models.ensemble import Net
 from vtag.models.labels import Label, LabelSet
 from vtag.models.readout import Readout, evidence, rank, segments
-from vtag.models.tagger_net import TaggerNet
-from vtag.records import Features, ModelInfo, Stream, Tag
+from vtag.records import Features, ModelInfo, Stream, Tag, is_of_file
 
 DEFAULT_MODEL: Final = "vtag-base"
 MAX_EVIDENCE: Final = 5  # moments named per tag
@@ -63,7 +63,7 @@ class Head:
     def __init__(self, folder: Path) -> None:
         checkpoint = load_checkpoint(folder)
         self._checkpoint = checkpoint
-        self._net: TaggerNet = checkpoint.net.eval()
+        self._net: Net = checkpoint.net.eval()
         try:
             self.labels = LabelSet.from_list(checkpoint.labels)
             self.readout = Readout.from_dict(checkpoint.readout, self.labels)
@@ -78,8 +78,28 @@ class Head:
 
     @property
     def extractor_names(self) -> dict[str, str]:
-        """Stream to the name of the extractor whose rows it reads."""
-        return {stream: made_by.split("@")[0] for stream, made_by in self.extractors.items()}
+        """Stream to the name of the extractor whose rows it reads; without streams from files."""
+        return {
+            stream: made_by.split("@")[0]
+            for stream, made_by in self.extractors.items()
+            if not is_of_file(made_by)
+        }
+
+    @property
+    def file_streams(self) -> dict[str, int]:
+        """Row size of each stream whose rows the user brings in files, see `dataset_streams`."""
+        return {
+            stream: self._net.config.stream(stream).dim
+            for stream, made_by in self.extractors.items()
+            if is_of_file(made_by)
+        }
+
+    def notes(self, streams: Iterable[str]) -> tuple[str, ...]:
+        """A line for each stream from files that is not among `streams`: what its absence means."""
+        return tuple(
+            f"the model also reads {stream} rows from files; scored without them"
+            for stream in sorted(set(self.file_streams) - set(streams))
+        )
 
     def check_extractors(self, fingerprints: Mapping[str, str]) -> None:
         """Raises WeightsError, naming both, if the rows come from other extractors."""

@@ -18,6 +18,8 @@ SCHEMA: Final = (
 
 Stream = Literal["visual", "audio"]
 
+MADE_BY_FILE: Final = "file:"  # and the stream's name: what a model says of rows from files
+
 
 @dataclass(frozen=True, kw_only=True)
 class Media:
@@ -139,6 +141,11 @@ class Features:
 
     def __repr__(self) -> str:
         return f"Features({self.rows.shape = }, {self.made_by = })"
+
+
+def is_of_file(made_by: str) -> bool:
+    """Whether rows with this fingerprint come from files and not from an extractor."""
+    return made_by.startswith(MADE_BY_FILE)
 
 
 @dataclass(frozen=True)

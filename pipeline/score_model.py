@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vtag.dataset import MADE_BY_YOUTUBE8M
 from vtag.dataset_items import DatasetError, Item
+from vtag.dataset_streams import check_file_streams, check_fit, file_features, with_streams
 from vtag.errors import MediaError
 from vtag.evaluate import (
     bootstrap_interval,
@@ -64,21 +65,25 @@ def score_model(
 
     Args:
         head: the model.
-        items: the clips; their labels are ids or names of the model's labels.
+        items: the clips; their labels are ids or names of the model's labels. Streams from files
+            that the model does not read are not looked at.
         features_for: rows per stream of a clip; one for which it raises MediaError is left out.
         k: for GAP@k and mAP@k.
         only_given: leave out the labels that no clip has: for a model that knows much more than
             the clips were labelled for, and may be right about it.
 
     Raises:
-        DatasetError: a label is not one of the model's, or no clip can be used.
+        DatasetError: a label is not one of the model's, rows from files do not fit it, or no clip
+            can be used.
     """
     columns = _columns(head.labels, items)
+    items = with_streams(items, head.file_streams)
+    check_fit(check_file_streams(items), head.file_streams, head.info.name)
     places = sorted(set(columns.values())) if only_given else list(range(len(head.labels)))
     rows, truth, left_out, names = [], [], [], []
     for item in items:
         try:
-            streams = features_for(item.path)
+            streams = {**features_for(item.path), **file_features(item)}
         except MediaError as err:
             left_out.append(str(err))
             continue

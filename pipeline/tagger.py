@@ -152,7 +152,7 @@ class Pipeline:
             tags=tags,
             model=self.head.info,
             timing={stage: round(seconds, 4) for stage, seconds in timing.items()},
-            warnings=clip.warnings,
+            warnings=(*clip.warnings, *self.head.notes(clip.streams)),
         )
 
     def tags_of(self, clip: ClipFeatures) -> tuple[Tag, ...]:

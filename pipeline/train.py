@@ -120,6 +120,16 @@ def train(
         return result
 
 
+def startable(start: Checkpoint) -> TaggerNetConfig:
+    """The network of a model that a training can start from; ConfigError for an ensemble."""
+    if not isinstance(start.config, TaggerNetConfig):
+        raise ConfigError(
+            f"model {start.name!r} is an ensemble and can not be fine-tuned; start from one of its "
+            "members"
+        )
+    return start.config
+
+
 def _start(
     config: TrainConfig,
     dataset: Dataset,
@@ -191,8 +201,9 @@ def _network(
     if start is None:
         chosen = network or network_for(config, dataset)
     else:
+        config_of_start = startable(start)
         check_extractors(start, dataset.made_by)
-        chosen = replace(start.config, labels=len(dataset.label_ids))
+        chosen = replace(config_of_start, labels=len(dataset.label_ids))
     if chosen.labels != len(dataset.label_ids) or chosen.output != config.output:
         raise ConfigError(
             f"the network is for {chosen.labels} labels, {chosen.output}; the training for "

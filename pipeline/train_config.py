@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Final, Literal, get_args
 
 from vtag.batches import FrameSampling
 from vtag.dataset import Dataset
+from vtag.dataset_items import STREAMS_OF_CLIPS
 from vtag.errors import ConfigError
 from vtag.models.log_probabilities import OutputKind
 from vtag.models.losses import LossConfig, check_loss
@@ -33,6 +34,9 @@ FirstGuess = Literal["even", "base_rate", "linear"]
 # Training clips below which a preset is the default; from the last one on it is "nextvlad".
 SMALL_DATA_CLIPS: Final = 1000
 MEDIUM_CLIPS: Final = 100_000
+OPEN_PRESETS: Final = ("small-data", "medium")  # take any streams
+# Text says so much that a network learns to look at nothing else, and most videos have none.
+FURTHER_STREAM_DROPOUT: Final = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +269,24 @@ def default_preset(dataset: Dataset) -> str:
     """The preset for a dataset of this size."""
     if len(dataset.train) < SMALL_DATA_CLIPS:
         return "small-data"
-    return "medium" if len(dataset.train) < MEDIUM_CLIPS else "nextvlad"
+    if len(dataset.train) < MEDIUM_CLIPS or further_streams(dataset.dims):
+        return "medium"
+    return "nextvlad"
+
+
+def further_streams(streams: Iterable[str]) -> list[str]:
+    """Those that do not come from the clips themselves, sorted."""
+    return sorted(set(streams) - set(STREAMS_OF_CLIPS))
+
+
+def check_streams(preset_name: str, streams: Iterable[str]) -> None:
+    """ConfigError if the preset's network has no place for one of the streams."""
+    further = further_streams(streams)
+    if further and preset_name not in OPEN_PRESETS:
+        raise ConfigError(
+            f"preset {preset_name!r} reads visual and audio rows only, not {further[0]}; take "
+            f"{' or '.join(OPEN_PRESETS)}, or leave it out with --streams"
+        )
 
 
 def network_for(config: TrainConfig, dataset: Dataset) -> TaggerNetConfig:
@@ -278,6 +299,7 @@ def network_for(config: TrainConfig, dataset: Dataset) -> TaggerNetConfig:
         ConfigError: "single_label" for clips that do not all have exactly one label, or a
             preset that can not give it.
     """
+    check_streams(config.preset, dataset.dims)
     labels, dims = len(dataset.label_ids), dict(dataset.dims)
     # Streams that the dataset lacks are built with any size and dropped below.
     visual, audio = dims.get("visual", 1), dims.get("audio", 1)
@@ -289,9 +311,9 @@ def network_for(config: TrainConfig, dataset: Dataset) -> TaggerNetConfig:
                 "small-data, medium or blog"
             )
     if config.preset == "small-data":
-        return small_config(labels, dims, output=config.output)
+        return _used_to_absence(small_config(labels, dims, output=config.output))
     if config.preset == "medium":
-        return medium_config(labels, dims, output=config.output)
+        return _used_to_absence(medium_config(labels, dims, output=config.output))
     if config.preset == "paper":
         net = paper_config(labels, visual_dim=visual, audio_dim=audio)
         net = replace(net, joint_l2=dataset.aligned)
@@ -300,6 +322,20 @@ def network_for(config: TrainConfig, dataset: Dataset) -> TaggerNetConfig:
     else:
         net = blog_config(labels, output=config.output, visual_dim=visual, audio_dim=audio)
     return replace(net, streams=tuple(stream for stream in net.streams if stream.name in dims))
+
+
+def _used_to_absence(net: TaggerNetConfig) -> TaggerNetConfig:
+    """The network with dropout of the streams from files, which other videos will not have."""
+    further = further_streams(stream.name for stream in net.streams)
+    return replace(
+        net,
+        streams=tuple(
+            replace(stream, stream_dropout=FURTHER_STREAM_DROPOUT)
+            if stream.name in further
+            else stream
+            for stream in net.streams
+        ),
+    )
 
 
 def _require_one_label_each(dataset: Dataset) -> None:

@@ -27,6 +27,7 @@ from vtag.dataset import Dataset, Sample
 from vtag.errors import ConfigError
 from vtag.evaluate import gap_at_k, hit_at_one, mean_average_precision
 from vtag.models.batch_norm import set_batch_norm_momentum
+from vtag.models.ensemble import Net
 from vtag.models.losses import expert_l2, loss_of
 from vtag.models.mixture_of_experts import LinearHead, MixtureOfExperts
 from vtag.models.net_config import TaggerNetConfig
@@ -51,7 +52,7 @@ class TrainRun:
         device: torch.device,
         *,
         first_guess: bool = True,
-        teacher: TaggerNet | None = None,
+        teacher: Net | None = None,
     ) -> None:
         self.config, self.dataset, self.processes, self.device = config, dataset, processes, device
         self.teacher = None if teacher is None else teacher.to(device).eval()

@@ -22,7 +22,8 @@ from vtag.models.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from vtag.models.ensemble import Ensemble, average_checkpoints
+from vtag.models.combine import average_checkpoints, ensemble_checkpoints
+from vtag.models.ensemble import Ensemble, config_from_dict
 from vtag.models.tagger_net import (
     HeadConfig,
     StreamConfig,
@@ -60,6 +61,16 @@ def made(seed: int = 0, config: TaggerNetConfig = CONFIG) -> Checkpoint:
         readout={"top_k": 5, "window_seconds": 2.5},
         card="# Three things\n",
     )
+
+
+LABELS: list[dict[str, object]] = [{"id": f"n{i}", "name": f"ding {i}"} for i in range(3)]
+READOUT: dict[str, object] = {"groups": [{"outputs": 3}], "window_frames": 5, "pool": "network"}
+
+
+def saying(seed: int, threshold: float = 0.5) -> Checkpoint:
+    """A model whose labels and readout are those of a real one."""
+    labels = [{**label, "threshold": threshold} for label in LABELS]
+    return dataclasses.replace(made(seed), labels=labels, readout=READOUT)
 
 
 def batch(seed: int = 1) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -356,6 +367,95 @@ class TestEnsemble:
                 Ensemble([net, net], weights)
         with pytest.raises(ConfigError, match="0 networks"):
             Ensemble([])
+
+    def test_as_a_model_folder(self, tmp_path: Path) -> None:
+        one, two = saying(1, 0.3), saying(2, 0.9)
+        made_of = ensemble_checkpoints([one, two], name="both", weights=[2, 1])
+        fingerprint = save_checkpoint(tmp_path / "both", made_of)
+        back = load_checkpoint(tmp_path / "both")
+        want = 2 / 3 * one.net.probabilities(*batch()) + 1 / 3 * two.net.probabilities(*batch())
+        torch.testing.assert_close(back.net.probabilities(*batch()), want)
+        assert dataclasses.replace(back, net=made_of.net) == dataclasses.replace(
+            made_of, fingerprint=fingerprint
+        )
+        assert not back.net.training
+        assert save_checkpoint(tmp_path / "again", back) == fingerprint
+        assert {label["threshold"] for label in back.labels} == {0.5}
+        settings = json.loads((tmp_path / "both" / "config.json").read_text())["net"]
+        assert settings["kind"] == "ensemble"
+        assert [member["weight"] for member in settings["members"]] == [2, 1]
+        for name in ("model.safetensors", "config.json"):
+            file = tmp_path / "both" / name
+            whole = file.read_bytes()
+            at = whole.index(b'"weight"') + 12 if name == "config.json" else len(whole) - 9
+            file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+            with pytest.raises(WeightsError):
+                load_checkpoint(tmp_path / "both")
+            file.write_bytes(whole)
+        assert load_checkpoint(tmp_path / "both").fingerprint == fingerprint
+
+    def test_a_name_stays_in_its_cell_of_the_card(self) -> None:
+        odd = dataclasses.replace(saying(1), name="a|b\n# <b>c</b>", fingerprint="0123456789ab")
+        card = ensemble_checkpoints([odd, saying(2)], name="both", weights=[1, 3]).card
+        assert "| a&#124;b # &lt;b&gt;c&lt;/b&gt; | `0123456789ab` | 0.2500 |" in card.splitlines()
+
+    def test_an_ensemble_of_ensembles_is_one_of_their_members(self) -> None:
+        parts = [saying(seed) for seed in (1, 2, 3)]
+        inner = ensemble_checkpoints(parts[:2], name="inner", weights=[1, 3])
+        outer = ensemble_checkpoints([inner, parts[2]], name="outer", weights=[4, 6])
+        each = [part.net.probabilities(*batch()) for part in parts]
+        want = 0.1 * each[0] + 0.3 * each[1] + 0.6 * each[2]
+        torch.testing.assert_close(outer.net.probabilities(*batch()), want)
+
+    @pytest.mark.parametrize(
+        ("change", "complaint"),
+        [
+            ({"labels": list(reversed(LABELS))}, r"'one' and 'two' have other labels \(their or"),
+            (
+                {"labels": [*LABELS[:2], {"id": "n9", "name": "nine"}]},
+                r"'one' and 'two' have other labels \('n2', 'n9'\)",
+            ),
+            (
+                {"extractors": {"visual": "aaaaaaaaaaaa", "audio": "zzz"}},
+                r"'one' and 'two' read other audio rows \(bbbbbbbbbbbb and zzz\)",
+            ),
+            ({"readout": {**READOUT, "window_frames": 2}}, "'one' and 'two' read their scores"),
+            (
+                {"readout": {**READOUT, "groups": [{"outputs": 3, "temperature": 2.0}]}},
+                "model 'two' makes its scores",
+            ),
+            ({"readout": {"groups": [{"outputs": 2}]}}, "model 'two': the groups cover 2 outputs"),
+        ],
+    )
+    def test_models_that_do_not_go_together(
+        self, change: dict[str, object], complaint: str
+    ) -> None:
+        one = dataclasses.replace(saying(1), name="one")
+        two = dataclasses.replace(saying(2), name="two", **change)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=complaint) as refused:
+            ensemble_checkpoints([one, two], name="both")
+        assert "\n" not in str(refused.value)
+
+    @pytest.mark.parametrize("weights", [[1.0], [1, -1], [1, float("nan")], [1, 1e308], [1, 2, 3]])
+    def test_weights_that_make_no_sense(self, weights: list[float]) -> None:
+        with pytest.raises(ConfigError, match="need as many weights"):
+            ensemble_checkpoints([saying(1), saying(2)], name="both", weights=weights)
+
+    @pytest.mark.parametrize(
+        ("change", "complaint"),
+        [
+            ({"kind": "committee"}, "no network of the kind 'committee'"),
+            ({"members": []}, "0 networks"),
+            ({"members": [{"weight": "2", "net": CONFIG.to_dict()}]}, "as many weights above 0"),
+            ({"members": [{"weight": 2, "net": 3}]}, "net of a member must be an object"),
+            ({"members": [{"net": CONFIG.to_dict()}]}, "has weight and net"),
+            ({"extra": 1}, "nothing else"),
+        ],
+    )
+    def test_settings_that_make_no_sense(self, change: dict[str, object], complaint: str) -> None:
+        good = ensemble_checkpoints([saying(1), saying(2)], name="both").config.to_dict()
+        with pytest.raises(ConfigError, match=complaint):
+            config_from_dict({**good, **change})
 
     def test_average_of_weights(self) -> None:
         one, two, three = made(1), made(2), made(3)

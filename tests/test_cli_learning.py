@@ -11,7 +11,9 @@ import signal
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import av
 import numpy as np
@@ -24,6 +26,10 @@ from vtag.evaluate import gap_at_k
 from vtag.extractors import build_extractor
 from vtag.kaggle import read_video_submission
 from vtag.models.checkpoint import load_checkpoint, save_checkpoint
+from vtag.models.net_config import HeadConfig
+from vtag.models.presets import small_config
+from vtag.models.tagger_net import TaggerNet
+from vtag.tagger import Pipeline
 from vtag.train_run import TrainRun
 from vtag.youtube8m import Video, write_videos
 
@@ -157,6 +163,102 @@ class TestTeachingTags:
         command = ["train", str(table), "--out", str(tuned), "--start", "vtag-base", *QUICK]
         assert main(command) == 0
         assert [label["id"] for label in load_checkpoint(tuned).labels] == ["cold", "disc", "warm"]
+
+
+@pytest.fixture(scope="module")
+def told(world: Path) -> Path:
+    """Clips whose tag only their text tells: colours and places say nothing of it."""
+    random = np.random.default_rng(8)
+    (world / "text").mkdir()
+    lines = ["path,labels,features.text"]
+    for colour in COLOURS:
+        for n in range(6):
+            file = f"text/{colour}-{n}.npy"
+            np.save(world / file, (-1) ** n + 0.3 * random.standard_normal((2, 7)))
+            lines.append(f"clips/{colour}/{n}.mp4,{('odd', 'even')[n % 2 == 0]},{file}")
+    (world / "told.csv").write_text("\n".join(lines))
+    return world / "told.csv"
+
+
+class TestStreamsFromFiles:
+    def test_are_learnt_from_measured_with_and_missed(
+        self, world: Path, told: Path, model: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out, tags = world / "told", world / "told.jsonl"
+        command = ["train", str(told), "--out", str(out)]
+        assert main([*command, "--epochs", "4", "-q"]) == 0
+        assert load_checkpoint(out).extractors["text"] == "file:text"
+        capsys.readouterr()
+        measure = ["eval", str(told), "--model", str(out), "--json"]
+        assert main(measure) == 0
+        said = capsys.readouterr()
+        assert json.loads(said.out)["values"]["Hit@1"] == 1.0
+        assert said.err == ""
+        silent = world / "untold.csv"
+        silent.write_text("\n".join(",".join(x.split(",")[:2]) for x in told.read_text().split()))
+        assert main(["eval", str(silent), "--model", str(out), "--json"]) == 0
+        said = capsys.readouterr()
+        assert json.loads(said.out)["values"]["Hit@1"] < 1.0
+        assert "note: the model also reads text rows from files; scored without" in said.err
+        # A plain video gets its tags, and a word about what was missing.
+        command = ["run", str(world / "unseen"), "--model", str(out), "--out", str(tags)]
+        assert main(command) == 0
+        for record in map(json.loads, tags.read_text().splitlines()):
+            assert record["status"] == "ok"
+            assert record["warnings"] == [
+                "the model also reads text rows from files; scored without them"
+            ]
+        # A model without the stream leaves the column out, and says so.
+        table_of_colours = world / "colours.csv"
+        table_of_colours.write_text(
+            "path,labels,features.text\nunseen/red-0.mp4,red,text/red-0.npy\n"
+        )
+        capsys.readouterr()
+        assert main(["eval", str(table_of_colours), "--model", str(model)]) == 0
+        assert "does not read text rows; left out" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("flags", "complaint"),
+        [
+            (["--preset", "paper"], "preset 'paper' reads visual and audio rows only, not text"),
+            (["--streams", "text"], "text alone can not be learnt from"),
+            (["--streams", "visual,smell"], "no stream 'smell'"),
+            (["--start", "vtag-base"], "the model 'vtag-base' reads no text rows"),
+        ],
+    )
+    def test_flags_that_do_not_go_with_them(
+        self,
+        told: Path,
+        tmp_path: Path,
+        flags: list[str],
+        complaint: str,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        assert main(["train", str(told), "--out", str(tmp_path / "m"), *flags]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert complaint in line
+
+    def test_bad_files_are_told_before_a_model_is_loaded(
+        self,
+        told: Path,
+        world: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        np.save(tmp_path / "nan.npy", [1.0, np.nan])
+        text = told.read_text().replace("text/red-0.npy", "text/gone.npy")
+        bad = world / "bad text.csv"
+        bad.write_text(text.replace("text/blue-5.npy", str(tmp_path / "nan.npy")))
+        monkeypatch.setattr(
+            "vtag.tagger.Pipeline", lambda *_, **__: pytest.fail("a model was loaded")
+        )
+        assert main(["train", str(bad), "--out", str(tmp_path / "m")]) == 2
+        first, second = capsys.readouterr().err.splitlines()
+        assert "line 2: " in first
+        assert "gone.npy: no such file" in first
+        assert "nan.npy: can not be used as text rows (it holds NaN or infinity)" in second
+        assert main(["train", str(bad), "--out", str(tmp_path / "m"), "--streams", "text"]) == 2
 
 
 class TestStopping:
@@ -309,6 +411,44 @@ class TestOtherForms:
         for name, tensor in ours.net.state_dict().items():
             assert torch.equal(tensor, mean.net.state_dict()[name])
 
+    def test_several_models_as_one(
+        self, world: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        other, both = tmp_path / "other", tmp_path / "both"
+        command = ["train", str(world / "clips"), "--out", str(other), "--seed", "5", *QUICK]
+        assert main(command) == 0
+        command = ["ensemble", str(model), str(other), "--weights", "3,1", "--out", str(both)]
+        assert main(command) == 0
+        clip = world / "unseen" / "red-0.mp4"
+        scores = {}
+        for folder in (model, other, both):
+            with Pipeline(folder, cache=world / "cache") as pipeline:
+                scores[folder] = pipeline.head.scores(pipeline.features(clip).streams)
+                assert pipeline.tag(clip).tags[0].name == "red"
+        np.testing.assert_allclose(
+            scores[both], 0.75 * scores[model] + 0.25 * scores[other], atol=1e-6
+        )
+        parts = [load_checkpoint(folder) for folder in (model, other, both)]
+        thresholds = [[label["threshold"] for label in part.labels] for part in parts]
+        for ours, theirs, mean in zip(*thresholds, strict=True):
+            assert mean == pytest.approx(0.75 * ours + 0.25 * theirs, abs=1e-6)  # type: ignore[operator]
+        capsys.readouterr()
+        assert main(["eval", str(world / "clips"), "--model", str(both), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["values"]["Hit@1"] == 1.0
+        if find_spec("onnxruntime") and find_spec("onnx"):
+            assert main(["export", str(both), "--onnx", str(tmp_path / "both.onnx")]) == 0
+        # It teaches (distillation), but training does not go on from it.
+        command = ["train", str(world / "clips"), "--out", str(tmp_path / "small"), *QUICK]
+        assert main([*command, "--teacher", str(both)]) == 0
+        capsys.readouterr()
+        assert main([*command, "--start", str(both)]) == 2
+        assert "start from one of its members" in capsys.readouterr().err
+        command = ["ensemble", str(model), "vtag-base", "--out", str(tmp_path / "no")]
+        assert main(command) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "'vtag-base'" in line
+        assert main([*command, "--weights", "a,b"]) == 2
+
     def test_onnx_that_is_not_installed_is_said(
         self,
         model: Path,
@@ -326,8 +466,17 @@ class TestOtherForms:
     ) -> None:
         runtime = pytest.importorskip("onnxruntime")
         pytest.importorskip("onnx")
-        assert main(["export", str(model), "--onnx", str(tmp_path / "m.onnx")]) == 0
-        session = runtime.InferenceSession(str(tmp_path / "m.onnx"))
+        trained = load_checkpoint(model)
+        # The network of the preset, and the paper's head: other operators are exported there.
+        config = replace(small_config(3, {"visual": 2048}), head=HeadConfig())
+        paper = replace(trained, net=TaggerNet(config).eval())
+        save_checkpoint(tmp_path / "paper", paper)
+        for folder in (model, tmp_path / "paper"):
+            self.says_the_same(runtime, folder, tmp_path / "m.onnx")
+
+    def says_the_same(self, runtime: ModuleType, model: Path, file: Path) -> None:
+        assert main(["export", str(model), "--onnx", str(file)]) == 0
+        session = runtime.InferenceSession(str(file))
         net = load_checkpoint(model).net
         for length in (1, 17):
             rows, mask = torch.rand(2, length, 2048), torch.ones(2, length, dtype=torch.bool)

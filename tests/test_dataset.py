@@ -61,6 +61,18 @@ def problems_of(items: list[Item] | tuple[Item, ...], **options: object) -> list
     return list(caught.value.problems)
 
 
+def test_a_stream_that_no_clip_has_is_none_of_the_dataset(tmp_path: Path) -> None:
+    # A model with an ear gives silent clips a stream of no rows.
+    def silent(path: Path) -> dict[str, Features]:
+        nothing = Features(np.zeros((0, 5), np.float16), np.zeros(0), "audio@1")
+        return {"visual": drawn_features(path)["visual"], "audio": nothing}
+
+    items = read_items(folders(tmp_path, dog=3, rain=3))
+    dataset = build_dataset(items, silent, content_id=content_id)
+    assert dataset.dims == {"visual": 4}
+    assert dataset.made_by == {"visual": "visual@1"}
+
+
 class TestReading:
     def test_a_folder_per_tag(self, tmp_path: Path) -> None:
         root = folders(tmp_path / "clips", dog=2, rain=1)

@@ -55,7 +55,7 @@ GROUPS: dict[str, tuple[str, str]] = {
         "errors base store table features",
     ),
     "learning data": (
-        "youtube8m tf_example tfrecord dataset dataset_items dataset_split batches",
+        "youtube8m tf_example tfrecord dataset dataset_items dataset_split dataset_streams batches",
         "errors base store decode discover models",
     ),
     "learning": (

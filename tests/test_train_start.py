@@ -198,7 +198,9 @@ class TestRefit:
             want = load_checkpoint(tmp_path / "hand").net.state_dict()
             found = load_checkpoint(tmp_path / "refit").net.state_dict()
             assert all(torch.equal(want[name], found[name]) for name in want)
-        assert refitted.report.sides[0].figures == first.report.sides[0].figures
+        # Rounded sums: the order of a matrix product is the processor's own.
+        figures = pytest.approx(dict(first.report.sides[0].figures), abs=1e-9)
+        assert dict(refitted.report.sides[0].figures) == figures
         page = (tmp_path / "refit" / "report.html").read_text()
         assert "trained once more" in page
 
