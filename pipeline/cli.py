@@ -27,7 +27,7 @@ from vtag.cli_flags import (
     share_cores,
 )
 from vtag.cli_learning import add_commands
-from vtag.cli_progress import Progress, configure_logging
+from vtag.cli_progress import Progress, configure_logging, say
 from vtag.cli_search import add_search_commands
 from vtag.cli_sidecar import add_sidecar_command
 from vtag.errors import ConfigError, EnvironmentProblem, MediaError
@@ -54,13 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except ConfigError as err:
-        _say(f"vtag: {printable(str(err))}")
+        say(f"{printable(str(err))}")
         return USAGE
     except MediaError as err:
-        _say(f"vtag: {printable(str(err))} [{err.code}]")
+        say(f"{printable(str(err))} [{err.code}]")
         return SOME_FAILED
     except EnvironmentProblem as err:
-        _say(f"vtag: {printable(str(err))}")
+        say(f"{printable(str(err))}")
         return ENVIRONMENT
     except BrokenPipeError:
         # `vtag … | head`: the reader has enough. The descriptor is replaced so that Python's
@@ -76,15 +76,16 @@ def run_command(args: argparse.Namespace) -> int:
     """`vtag run`: a folder in, one JSON line per input out."""
     from vtag.discover import Discovery, Shard, find_inputs
     from vtag.results import ResultsWriter, StdoutResults
-    from vtag.run import FailureBudget, Summary, default_workers, run
+    from vtag.run import FailureBudget, Summary, run
     from vtag.signals import stop_on_signals
+    from vtag.stream import usable_cores
 
     sampling, selection = sampling_of(args), selection_of(args)
     shard = Shard.parse(args.shard) if args.shard else None
     budget = FailureBudget(count=0) if args.fail_fast else None
     if args.max_failures is not None:
         budget = FailureBudget.parse(args.max_failures)
-    workers = args.workers or default_workers(args.device)
+    workers = args.workers or usable_cores()
     share_cores(workers)
     summary, discovery = Summary(), Discovery()
     pipeline = pipeline_of(args, sampling, selection)
@@ -116,7 +117,7 @@ def run_command(args: argparse.Namespace) -> int:
             pipeline.close()
     summary.ignored = discovery.ignored
     for warning in discovery.warnings:
-        _say(f"vtag: {printable(warning)}")
+        say(f"{printable(warning)}")
     return _finish_run(args, summary, stop.exit_status if stop() else None)
 
 
@@ -124,7 +125,7 @@ def _finish_run(args: argparse.Namespace, summary: Summary, signal_status: int |
     if signal_status:
         summary.stopped = "interrupted"
     counts = (
-        f"vtag: {summary.inputs} inputs, {summary.tagged} tagged ({summary.cached} from cache), "
+        f"{summary.inputs} inputs, {summary.tagged} tagged ({summary.cached} from cache), "
         f"{summary.failed} failed, {summary.skipped} already done"
     )
     if summary.skipped_failed:
@@ -134,7 +135,7 @@ def _finish_run(args: argparse.Namespace, summary: Summary, signal_status: int |
     if summary.ignored:
         counts += f"; {summary.ignored} other files ignored"
     if summary.stopped:
-        _say(f"vtag: stopped: {summary.stopped}; run the same command again to go on")
+        say(f"stopped: {summary.stopped}; run the same command again to go on")
     elif summary.unfinished:
         counts += " (the counts do not add up: this is a bug in vtag, please report it)"
     if args.summary_json:
@@ -142,16 +143,16 @@ def _finish_run(args: argparse.Namespace, summary: Summary, signal_status: int |
 
         write_whole(Path(args.summary_json), json.dumps(summary.to_dict()).encode() + b"\n")
     if not args.quiet or summary.failed or summary.stopped:
-        _say(counts if args.out == "-" else f"{counts} -> {printable(str(args.out))}")
+        say(counts if args.out == "-" else f"{counts} -> {printable(str(args.out))}")
     if summary.codes:
         most_first = sorted(summary.codes.items(), key=lambda item: (-item[1], item[0]))
-        _say(f"vtag: failed: {', '.join(f'{count} {code}' for code, count in most_first)}")
+        say(f"failed: {', '.join(f'{count} {code}' for code, count in most_first)}")
     if signal_status:
         # Threads may still be inside a network pass; what they would give is not awaited.
         sys.stderr.flush()
         os._exit(signal_status)
     if summary.inputs == 0:
-        _say("vtag: no video or sound file was found")
+        say("no video or sound file was found")
         return SOME_FAILED
     bad = summary.failed or summary.skipped_failed or summary.unfinished
     return SOME_FAILED if bad else OK
@@ -166,7 +167,7 @@ def tag_command(args: argparse.Namespace) -> int:
             try:
                 record = pipeline.tag(clip)
             except MediaError as err:
-                _say(f"vtag: {printable(str(err))} [{err.code}]")
+                say(f"{printable(str(err))} [{err.code}]")
                 status = SOME_FAILED
                 continue
             if args.json:
@@ -189,7 +190,7 @@ def labels_command(args: argparse.Namespace) -> int:
         above = " > ".join(labels.categories(label))
         print(f"{label.id}\t{label.name}\t{label.threshold:.2f}\t{above}".rstrip())
     if not found:
-        _say(f"vtag: {args.model} has no label with {args.search!r} in its name")
+        say(f"{args.model} has no label with {args.search!r} in its name")
         return SOME_FAILED
     return OK
 
@@ -220,11 +221,11 @@ def cache_command(args: argparse.Namespace) -> int:
         bad = cache.verify(remove=True)
         for entry in bad:
             print(f"{entry.path}\t{entry.why}")
-        _say(f"vtag: {len(bad)} damaged entries removed from {cache.root}")
+        say(f"{len(bad)} damaged entries removed from {cache.root}")
         return SOME_FAILED if bad else OK
     if args.action == "prune":
         removed = cache.prune(parse_size(_needed(args.max_size, "cache prune --max-size 10G")))
-        _say(f"vtag: {removed} entries removed from {cache.root}")
+        say(f"{removed} entries removed from {cache.root}")
     elif args.action == "clear":
         from vtag.content_id import ContentIds
         from vtag.search_index import forget_indexes
@@ -232,7 +233,7 @@ def cache_command(args: argparse.Namespace) -> int:
         # Both hold names of files.
         ContentIds(cache.root).forget()
         forget_indexes(cache.root / "search")
-        _say(f"vtag: {cache.clear()} entries removed from {cache.root}")
+        say(f"{cache.clear()} entries removed from {cache.root}")
     else:
         info = cache.info()
         print(json.dumps({"folder": str(cache.root), "entries": info.entries, "bytes": info.bytes}))
@@ -255,10 +256,6 @@ def doctor_command(args: argparse.Namespace) -> int:
 
 
 # -- what the commands share ----------------------------------------------------------------
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 def _needed(value: str | None, usage: str) -> str:

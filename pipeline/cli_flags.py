@@ -44,9 +44,9 @@ def share_cores(workers: int) -> None:
     """Threads per network pass = cores / workers, so that all together make one per core."""
     import torch
 
-    from vtag.run import default_workers
+    from vtag.stream import usable_cores
 
-    torch.set_num_threads(max(1, default_workers("cpu") // workers))
+    torch.set_num_threads(max(1, usable_cores() // workers))
 
 
 def sampling_of(args: argparse.Namespace) -> Sampling:

@@ -16,6 +16,7 @@ from vtag.cli_learning_data import (
     stream_notes,
     vocabulary_of,
 )
+from vtag.cli_progress import say
 from vtag.errors import ConfigError, MediaError
 from vtag.records import Features
 from vtag.table import printable
@@ -53,9 +54,9 @@ def train_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipeline
         except DatasetError as err:
             return _say_problems(err)
         for note in dataset.notes:
-            _say(f"note: {note}")
+            say(f"note: {note}")
         config = _train_config(args, dataset, start)
-        _say(
+        say(
             f"training {config.preset} on {len(dataset.train)} clips, validating on "
             f"{len(dataset.validation)}, {len(dataset.label_ids)} labels"
         )
@@ -70,7 +71,7 @@ def train_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipeline
             should_stop=stop,
         )
     if stop():
-        _say("stopped; the same command with --resume goes on")
+        say("stopped; the same command with --resume goes on")
         return stop.exit_status
     if result is not None:  # else another process of torchrun tells it
         _print_result(result)
@@ -87,10 +88,10 @@ def eval_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipeline]
     except DatasetError as err:
         return _say_problems(err)
     for line in figures.left_out:
-        _say(f"left out: {printable(line)}")
+        say(f"left out: {printable(line)}")
     if args.submission:
         write_video_submission(Path(args.submission), figures.names, figures.scores)
-        _say(f"submission: {printable(args.submission)}")
+        say(f"submission: {printable(args.submission)}")
     if args.json:
         found = {"clips": figures.clips, "values": dict(figures.values)}
         print(json.dumps({**found, "intervals": dict(figures.intervals)}))
@@ -118,7 +119,7 @@ def _figures(args: argparse.Namespace, open_pipeline: Callable[[], Pipeline]) ->
     check_items(items, to_learn=False)
     with open_pipeline() as pipeline:
         for note in stream_notes(items, pipeline.head):
-            _say(f"note: {note}")
+            say(f"note: {note}")
         features = _progress(args)([item.path for item in items], pipeline)
         return score_model(
             pipeline.head, items, features, k=args.k, only_given=args.only_given_labels
@@ -130,7 +131,7 @@ def export_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipelin
     from vtag.export_onnx import export_onnx
 
     difference = export_onnx(model_folder(args.name), Path(args.onnx))
-    _say(f"{printable(args.onnx)}: written; largest difference from torch {difference:.1e}")
+    say(f"{printable(args.onnx)}: written; largest difference from torch {difference:.1e}")
     return 0
 
 
@@ -144,7 +145,7 @@ def average_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipeli
     out = Path(args.out)
     mean = average_checkpoints([load_checkpoint(model_folder(name)) for name in args.names])
     fingerprint = save_checkpoint(out, replace(mean, name=out.name))
-    _say(f"{printable(args.out)}: mean of {len(args.names)} models ({fingerprint})")
+    say(f"{printable(args.out)}: mean of {len(args.names)} models ({fingerprint})")
     return 0
 
 
@@ -157,7 +158,7 @@ def ensemble_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipel
     members = [load_checkpoint(model_folder(name)) for name in args.names]
     made = ensemble_checkpoints(members, name=out.name, weights=_weights(args.weights))
     fingerprint = save_checkpoint(out, made)
-    _say(f"{printable(args.out)}: ensemble of {len(args.names)} models ({fingerprint})")
+    say(f"{printable(args.out)}: ensemble of {len(args.names)} models ({fingerprint})")
     return 0
 
 
@@ -172,6 +173,8 @@ def _weights(text: str | None) -> list[float] | None:
 
 def extract_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipeline]) -> int:
     """Features only: into the cache, and one .npz per file where asked."""
+    import io
+
     import numpy as np
 
     from vtag.discover import Discovery, find_inputs
@@ -184,12 +187,10 @@ def extract_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipeli
                 clip = pipeline.features(path)
             except MediaError as err:
                 failed += 1
-                _say(f"{printable(str(err))} [{err.code}]")
+                say(f"{printable(str(err))} [{err.code}]")
                 continue
             done += 1
             if args.out:
-                import io
-
                 buffer = io.BytesIO()
                 arrays: dict[str, Any] = {}
                 for stream, features in clip.streams.items():
@@ -201,14 +202,14 @@ def extract_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipeli
                 print(
                     json.dumps({"path": str(path), "id": clip.content_id, "features": str(target)})
                 )
-    _say(f"{done + failed} inputs, {done} with features, {failed} failed")
+    say(f"{done + failed} inputs, {done} with features, {failed} failed")
     return 1 if failed else 0
 
 
 def add_commands(
     command: Callable[..., argparse.ArgumentParser], flags: Callable[..., None]
 ) -> None:
-    """Adds the three parsers; `command(name, run, help)` makes one, `flags` adds shared flags."""
+    """Adds the parsers; `command(name, run, help)` makes one, `flags` adds shared flags."""
     train = command("train", train_command, "teach your own tags from labelled clips")
     train.add_argument(
         "data",
@@ -368,7 +369,7 @@ def _print_result(result: TrainResult) -> None:
 def _say_problems(err: DatasetError) -> int:
     """Every problem on a line of its own; the exit status of wrong usage."""
     for problem in err.problems:
-        _say(printable(problem))
+        say(printable(problem))
     return 2
 
 
@@ -387,7 +388,3 @@ def _print_figures(
         low, high = intervals.get(name, (None, None))
         span = "" if low is None else f"  ({low:.3f} to {high:.3f})"
         print(f"  {name:<20} {value:.3f}{span}")
-
-
-def _say(text: str) -> None:
-    print(f"vtag: {text}", file=sys.stderr)

@@ -74,3 +74,8 @@ def configure_logging(args: argparse.Namespace) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(level, logging.DEBUG))
+
+
+def say(text: str) -> None:
+    """One line for people, on stderr."""
+    print(f"vtag: {text}", file=sys.stderr)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from vtag.cli_progress import say
 from vtag.errors import ConfigError, EnvironmentProblem
 from vtag.table import clock, printable
 
@@ -267,4 +268,4 @@ def _bar(candidates: Sequence[Candidate], args: argparse.Namespace) -> Iterable[
 
 def _say(text: str, args: argparse.Namespace) -> None:
     if not args.quiet:
-        print(f"vtag: {text}", file=sys.stderr)
+        say(text)

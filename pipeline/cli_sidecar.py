@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vtag.cli_progress import say
 from vtag.table import printable
 
 if TYPE_CHECKING:
@@ -89,9 +89,9 @@ def _told(outcomes: Iterable[Outcome], config: SidecarConfig, *, quiet: bool) ->
         elif outcome.what in _DONE and not quiet:
             print(f"{outcome.what}\t{path}")
         elif outcome.what == "failed":
-            _say(f"{path}: {printable(outcome.why)}")
+            say(f"{path}: {printable(outcome.why)}")
         elif outcome.what == "gone":
-            _say(f"{path}: is gone; tag the folder again if it was moved")
+            say(f"{path}: is gone; tag the folder again if it was moved")
     return counts
 
 
@@ -106,9 +106,5 @@ def _finish(counts: Counter[str], config: SidecarConfig, *, quiet: bool) -> int:
     parts.append(f"{counts['failed']} failed")
     bad = counts["failed"] + counts["gone"]
     if not quiet or bad:
-        _say(f"{counts.total()} files: {', '.join(parts)}")
+        say(f"{counts.total()} files: {', '.join(parts)}")
     return 1 if bad else 0
-
-
-def _say(text: str) -> None:
-    print(f"vtag: {text}", file=sys.stderr)

@@ -80,6 +80,7 @@ AUDIO_SUFFIXES: Final = frozenset(
         ".wv",
     ]
 )
+MEDIA_SUFFIXES: Final = VIDEO_SUFFIXES | AUDIO_SUFFIXES
 # Never opened to look: a photo folder holds a hundred thousand of these beside its videos.
 OTHER_SUFFIXES: Final = frozenset(
     [
@@ -225,7 +226,7 @@ def _walk(root: str, discovery: Discovery) -> Iterator[str]:
             name = os.path.join(folder, entry.name)
             if entry.is_dir(follow_symlinks=False):
                 below.append(name)
-                if _suffix(entry.name) in VIDEO_SUFFIXES | AUDIO_SUFFIXES:
+                if _suffix(entry.name) in MEDIA_SUFFIXES:
                     yield name
             elif _is_input(entry):
                 yield name
@@ -240,7 +241,7 @@ def _suffix(name: str) -> str:
 
 def _is_input(entry: os.DirEntry[str]) -> bool:
     suffix = _suffix(entry.name)
-    if suffix in VIDEO_SUFFIXES or suffix in AUDIO_SUFFIXES:
+    if suffix in MEDIA_SUFFIXES:
         return not (entry.name.startswith("._") and _is_apple_double(entry))
     if suffix in OTHER_SUFFIXES:
         return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import platform
 import shutil
 import sys
@@ -76,8 +75,9 @@ def _packages() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("ok", f"{cores} cores")
+    from vtag.stream import usable_cores
+
+    yield Finding("ok", f"{usable_cores()} cores")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             yield Finding("ok", f"cuda:{index} {torch.cuda.get_device_name(index)}")

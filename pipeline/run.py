@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -165,12 +164,3 @@ def _tag_unless_done(pipeline: Pipeline, path: str, results: Results) -> Record 
     if results.done(path, content_id):
         return path
     return pipeline.try_tag(path, content_id)
-
-
-def default_workers(device: str) -> int:
-    """One per core that this process may use: decoding is the larger half of the work."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        cores = os.cpu_count() or 1
-    return max(1, cores)
