@@ -58,13 +58,17 @@ def to_line(record: Record) -> bytes:
     Raises:
         ValueError: a number is not finite, or the line is longer than readers accept.
     """
-    fields = record.to_dict()
+    return line_of(record.to_dict())
+
+
+def line_of(fields: dict[str, Any]) -> bytes:
+    """The JSON object of a record as one line; see `to_line`."""
     try:
         line = json.dumps(fields, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     except UnicodeEncodeError:
         line = json.dumps(fields, ensure_ascii=True, allow_nan=False).encode() + b"\n"
     if len(line) > MAX_LINE_BYTES:
-        raise ValueError(f"the record of {record.path} takes {len(line)} bytes")
+        raise ValueError(f"the record of {fields['path']} takes {len(line)} bytes")
     return line
 
 
@@ -99,6 +103,19 @@ def lines(path: Path, file: BinaryIO) -> Iterator[Line | TornTail]:
         start += len(raw)
 
 
+def checked_record(name: str, raw: bytes) -> dict[str, Any]:
+    """The record of one line of a file of this name.
+
+    Raises:
+        OutputError: it is damaged or no record of this schema.
+    """
+    try:
+        fields = json.loads(raw.decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as err:
+        raise OutputError(f"{name}: holds a line that is damaged ({err})") from err
+    return _checked(name, "one line", fields)
+
+
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
     """Each record of a file of results, as the JSON object of its line.
 
@@ -129,7 +146,7 @@ def _looks_torn(raw: bytes, *, follows_records: bool) -> bool:
     return begins or (follows_records and not raw.strip(b"\0\n"))
 
 
-def _checked(path: Path, number: int, fields: object) -> dict[str, Any]:
+def _checked(path: Path | str, number: int | str, fields: object) -> dict[str, Any]:
     if not isinstance(fields, dict) or "schema" not in fields:
         raise _not_results(path, number, "not a record of vtag")
     if fields["schema"] != SCHEMA:
@@ -147,7 +164,7 @@ def _checked(path: Path, number: int, fields: object) -> dict[str, Any]:
     return fields
 
 
-def _not_results(path: Path, number: int, why: str) -> OutputError:
+def _not_results(path: Path | str, number: int | str, why: str) -> OutputError:
     return OutputError(
         f"{path}: line {number} is {why}; repair or delete that line, or choose another file"
     )

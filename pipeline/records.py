@@ -148,6 +148,17 @@ def is_of_file(made_by: str) -> bool:
     return made_by.startswith(MADE_BY_FILE)
 
 
+def network_of(made_by: str) -> str:
+    """`made_by` without the precision behind its "+": which network it was, however computed."""
+    return made_by if is_of_file(made_by) else made_by.partition("+")[0]
+
+
+def precision_of(made_by: str) -> str:
+    """The precision in which rows were computed, such as "int8"; "fp32" where none is named."""
+    named = "" if is_of_file(made_by) else made_by.partition("+")[2]
+    return named.partition("-")[0] or "fp32"
+
+
 @dataclass(frozen=True)
 class Segment:
     """A stretch of the video in which a tag's score is above its threshold: [start, end)."""
@@ -179,6 +190,15 @@ class Tag:
     evidence: tuple[Evidence, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Corrected:
+    """What a person changed about the tags of a record."""
+
+    time: str  # when it was said, ISO 8601
+    removed: tuple[Tag, ...] = ()  # as the model gave them
+    added: tuple[str, ...] = ()  # ids of the tags that the person gave
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """Which model gave the tags."""
@@ -186,6 +206,7 @@ class ModelInfo:
     name: str
     fingerprint: str  # changes with any weight, label or threshold
     labels: int  # how many labels it knows
+    precision: str = "fp32"  # in which its pictures were seen; "int8" scores differ a little
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +217,32 @@ class Failure:
     stage: str
     message: str
     retryable: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFacts:
+    """What a storage said of an object when it was read. Only of inputs in remote storage."""
+
+    size: int | None  # bytes
+    etag: str | None  # the storage's word for this content
+    modified: float | None  # seconds since the epoch of its last change
+
+    @property
+    def stamp(self) -> str | None:
+        """All that can be told of a content without reading it, as one word; None if nothing."""
+        if self.etag is None and self.modified is None:
+            return None
+        return f"{self.etag or ''}:{self.size}:{self.modified or ''}"
+
+
+def stamp_of(record: dict[str, Any]) -> str | None:
+    """The stamp of the source that a record's JSON object is about; None of a local file."""
+    facts = record.get("source")
+    if not isinstance(facts, dict):
+        return None
+    return SourceFacts(
+        size=facts.get("size"), etag=facts.get("etag"), modified=facts.get("modified")
+    ).stamp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +258,8 @@ class Record:
     timing: dict[str, float] = field(default_factory=dict)  # seconds per stage
     warnings: tuple[str, ...] = ()
     error: Failure | None = None
+    corrections: Corrected | None = None
+    source: SourceFacts | None = None  # of an input in remote storage
 
     def __post_init__(self) -> None:
         if (self.status == "failed") != (self.error is not None):
@@ -223,7 +272,11 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of schema 1; plain lists, dicts, strings and numbers only."""
-        error = {"error": asdict(self.error)} if self.error else {}
+        extra = {"error": asdict(self.error)} if self.error else {}
+        if self.corrections:
+            extra["corrections"] = asdict(self.corrections)
+        if self.source:
+            extra["source"] = asdict(self.source)
         return {
             "schema": SCHEMA,
             "id": self.id,
@@ -234,5 +287,5 @@ class Record:
             "model": asdict(self.model) if self.model else None,
             "timing": self.timing,
             "warnings": list(self.warnings),
-            **error,
+            **extra,
         }

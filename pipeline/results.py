@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import os
 import stat
 import threading
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from vtag.done_index import DoneIndex, path_key
 from vtag.errors import ConfigError, OutputError
-from vtag.record_lines import Line, TornTail, lines, read_records, to_line
+from vtag.record_lines import Line, TornTail, line_of, lines, read_records, to_line
 from vtag.records import Record
 from vtag.run_lock import RunLock
 from vtag.stdout_results import Counts, StdoutResults
@@ -35,7 +35,7 @@ class ResultsWriter:
     last record that lacks only its newline that newline, and reads which inputs are done. An
     input is done when its pair of path and content id has a record, failed ones included.
 
-    Keeps some 200 bytes of memory per record of the file.
+    Keeps some 350 bytes of memory per record of the file.
 
     Args:
         out: the file; its parent folders are made.
@@ -52,8 +52,10 @@ class ResultsWriter:
         self.path = out
         self._model_fingerprint = model_fingerprint
         self._guard = threading.RLock()
-        self._index = _Index()
+        self._index = DoneIndex()
         self._found = self._written = 0
+        # Content, hashed as paths are -> where a tagged record starts; None until somebody asks.
+        self._places: dict[int, int] | None = None
         self._closed = False
         _refuse_unfit(out)
         try:
@@ -88,8 +90,11 @@ class ResultsWriter:
         Without a content id (the file can not be read now) any record of the path will do:
         a disk that is offline for an hour must not turn its tags into failures.
         """
-        found = self._index.content(path)
-        return found is not None and (content_id is None or found == _content_key(content_id))
+        return self._index.done(path, content_id)
+
+    def done_as(self, path: str, stamp: str | None) -> bool:
+        """Whether this remote input has its record, by the stamp of `vtag.records.SourceFacts`."""
+        return self._index.done_as(path, stamp)
 
     def failed(self, path: str) -> bool:
         """Whether the record of this path is a failed one."""
@@ -114,12 +119,47 @@ class ResultsWriter:
         """
         line = to_line(record)
         with self._guard:
+            start = self._appender.size
             try:
                 self._appender.append(line)
             except OSError as err:
                 raise _cannot_write(self.path, err) from err
-            self._index.add(record.path, record.id, failed=not record.ok)
+            stamp = record.source.stamp if record.source else None
+            self._index.add(record.path, record.id, failed=not record.ok, stamp=stamp)
+            if self._places is not None and record.ok and record.id is not None:
+                self._places[path_key(record.id)] = start
             self._written += 1
+
+    def of_content(self, content_id: str) -> dict[str, Any] | None:
+        """A tagged record of this content, whatever its path; None where there is none."""
+        with self._guard:
+            try:
+                if self._places is None:
+                    self._places = self._find_places()
+                start = self._places.get(path_key(content_id))
+                if start is None:
+                    return None
+                with _buffered(self.path) as file:
+                    file.seek(start)
+                    line = next(lines(self.path, file), None)
+            except OSError as err:
+                log.debug("%s: not read again (%s)", self.path, reason(err))
+                return None
+        found = line.record if isinstance(line, Line) else None
+        return found if found and found["id"] == content_id else None
+
+    def each(self) -> Iterator[dict[str, Any]]:
+        """Every record in the file, in its order; of a replaced one, the old and the new.
+
+        Raises:
+            OutputError: the file can not be read.
+        """
+        try:
+            with _buffered(self.path) as file:
+                found = (line for line in lines(self.path, file) if isinstance(line, Line))
+                yield from (line.record for line in found)
+        except OSError as err:
+            raise _cannot_write(self.path, err) from err
 
     def drop(self, predicate: Callable[[dict[str, Any]], bool]) -> int:
         """How many records left the file: those for which `predicate` is true.
@@ -139,6 +179,24 @@ class ResultsWriter:
             for path in gone.values():
                 self._index.remove(path)
         return len(gone)
+
+    def amend(self, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> int:
+        """How many records were changed: those for which `change` gave a new one.
+
+        A new one is about the same input: its path, id and status are the old one's. The file
+        is rewritten whole or not at all.
+
+        Raises:
+            OutputError: it could not be rewritten, or a record is damaged.
+        """
+        with self._guard:
+            try:
+                self._compact()
+                changed = self._changed(change)
+                self._rewrite(changed)
+            except OSError as err:
+                raise _cannot_write(self.path, err) from err
+        return len(changed)
 
     def close(self) -> None:
         """Removes replaced records, syncs, closes and unlocks; the second time nothing happens.
@@ -183,8 +241,7 @@ class ResultsWriter:
                 if isinstance(end, Line):
                     record = end.record
                     self._refuse_other_model(record)
-                    failed = record["status"] == "failed"
-                    self._index.add(record["path"], record["id"], failed=failed)
+                    self._index.add_fields(record)
         if isinstance(end, TornTail):
             log.warning("%s: the last line was torn (a run was killed); removed", self.path)
             self._appender.truncate(end.start)
@@ -209,7 +266,7 @@ class ResultsWriter:
         gone = set()
         with _buffered(self.path) as file:
             for line in lines(self.path, file):
-                path = _path_key(line.record["path"]) if isinstance(line, Line) else -1
+                path = path_key(line.record["path"]) if isinstance(line, Line) else -1
                 if path in self._index.replaced:
                     # Seen in the file and not remembered: if the last rewrite failed in its
                     # last step, the old ones may be gone already.
@@ -219,22 +276,56 @@ class ResultsWriter:
         self._remove(gone)
         self._index.replaced.clear()
 
+    def _find_places(self) -> dict[int, int]:
+        """Where a tagged record of each content starts; the last one, if there are several."""
+        with _buffered(self.path) as file:
+            found = (line for line in lines(self.path, file) if isinstance(line, Line))
+            return {
+                path_key(line.record["id"]): line.start
+                for line in found
+                if line.record["status"] == "ok" and line.record["id"] is not None
+            }
+
     def _find(self, predicate: Callable[[dict[str, Any]], bool]) -> dict[int, str]:
         """Where the records start for which `predicate` is true, with their paths."""
         with _buffered(self.path) as file:
             found = (line for line in lines(self.path, file) if isinstance(line, Line))
             return {line.start: line.record["path"] for line in found if predicate(line.record)}
 
-    def _remove(self, starts: Container[int]) -> None:
+    def _remove(self, starts: Iterable[int]) -> None:
         """Rewrites the file without the lines that start at these bytes, if there are any."""
-        if not starts:
+        self._rewrite({start: b"" for start in starts})
+
+    def _changed(
+        self, change: Callable[[dict[str, Any]], dict[str, Any] | None]
+    ) -> dict[int, bytes]:
+        """Where the records start that `change` changes, with their new lines."""
+        changed = {}
+        with _buffered(self.path) as file:
+            for line in lines(self.path, file):
+                if isinstance(line, Line):
+                    try:
+                        after = change(line.record)
+                    except ValueError as err:
+                        raise OutputError(
+                            f"{self.path}: the record of {line.record['path']!r} is damaged "
+                            f"({err}); delete that line, and its input is tagged again"
+                        ) from err
+                    if after is not None:
+                        changed[line.start] = line_of(after)
+        return changed
+
+    def _rewrite(self, changed: Mapping[int, bytes]) -> None:
+        """Puts other bytes for the lines that start at these bytes, if there are any."""
+        if not changed:
             return
         self._appender.close()
         try:
             with _buffered(self.path) as file:
-                write_whole(self.path, _without(file, starts), mode=None)
+                write_whole(self.path, _with(file, changed), mode=None)
         finally:
             self._appender = Appender(self.path)
+            self._places = None  # they moved
 
     def _let_go(self) -> None:
         try:
@@ -245,72 +336,16 @@ class ResultsWriter:
             self._lock.release()
 
 
-class _Index:
-    """Which paths have a record, of which content: hashes only, so that millions fit."""
-
-    def __init__(self) -> None:
-        self._contents: dict[int, int] = {}  # hash of path -> hash of id, lowest bit: failed
-        self.ok = 0
-        self.failed = 0
-        # Paths that may have older records in the file, before the one that counts.
-        self.replaced: set[int] = set()
-
-    def content(self, path: str) -> int | None:
-        """`_content_key` of what the record of this path is about; None without a record."""
-        found = self._contents.get(_path_key(path))
-        return None if found is None else found >> 1
-
-    def is_failed(self, path: str) -> bool:
-        """Whether the record of this path is a failed one; False without a record."""
-        return bool(self._contents.get(_path_key(path), 0) & 1)
-
-    def add(self, path: str, content_id: str | None, *, failed: bool) -> None:
-        key = _path_key(path)
-        old = self._contents.get(key)
-        if old is not None:
-            self.replaced.add(key)
-            self._count(old, -1)
-        # One assignment: other threads ask meanwhile.
-        self._contents[key] = _content_key(content_id) << 1 | failed
-        self._count(self._contents[key], 1)
-
-    def remove(self, path: str) -> None:
-        self._count(self._contents.pop(_path_key(path)), -1)
-
-    def _count(self, content: int, by: int) -> None:
-        if content & 1:
-            self.failed += by
-        else:
-            self.ok += by
-
-
-def _content_key(content_id: str | None) -> int:
-    """8 bytes of a hash; compared only within one path."""
-    return _hash(content_id or "", size=8)
-
-
-def _path_key(path: str) -> int:
-    # 16 bytes: two of 100 million paths meet with a chance of 1e-23.
-    return _hash(path, size=16)
-
-
-def _hash(text: str, *, size: int) -> int:
-    # Undecodable file names come as lone surrogates.
-    data = text.encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(data, digest_size=size).digest(), "big")
-
-
 def _buffered(path: Path) -> BufferedReader:
     raw = open_regular(path)
     return BufferedReader(raw, _READ_BUFFER_BYTES)
 
 
-def _without(file: BufferedReader, starts: Container[int]) -> Iterator[bytes]:
-    """The lines of the file but those that start at these bytes."""
+def _with(file: BufferedReader, changed: Mapping[int, bytes]) -> Iterator[bytes]:
+    """The lines of the file, other ones for those that start at these bytes."""
     start = 0
     for raw in file:
-        if start not in starts:
-            yield raw
+        yield changed.get(start, raw)
         start += len(raw)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TextIO
@@ -51,6 +51,10 @@ class StdoutResults:
         """False: what was written before is not known."""
         return False
 
+    def done_as(self, path: str, stamp: str | None) -> bool:
+        """False: what was written before is not known."""
+        return False
+
     def failed(self, path: str) -> bool:
         """False: what was written before is not known."""
         return False
@@ -76,7 +80,19 @@ class StdoutResults:
         self._ok += record.ok
         self._failed += not record.ok
 
+    def of_content(self, content_id: str) -> dict[str, Any] | None:
+        """None: what was written before is not known."""
+        return None
+
+    def each(self) -> Iterator[dict[str, Any]]:
+        """Nothing: what was written before is not known."""
+        return iter(())
+
     def drop(self, predicate: Callable[[dict[str, Any]], bool]) -> int:
+        """0: what was written can not be taken back."""
+        return 0
+
+    def amend(self, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> int:
         """0: what was written can not be taken back."""
         return 0
 
