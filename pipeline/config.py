@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Final, Literal, get_args
 
 from vtag.errors import ConfigError
 
-SamplingMode = Literal["uniform", "keyframes"]
+SamplingMode = Literal["uniform", "keyframes", "adaptive"]
 DecoderName = Literal["auto", "decord", "pyav"]
+BackendName = Literal["auto", "torch", "openvino"]  # what runs the picture network
+PrecisionName = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 
 # Part of every sampling fingerprint. Raise it when the same settings begin to pick other
 # frames or other pixels, so that no feature of the old rule is served for the new one.
@@ -61,19 +64,42 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Moments(Sampling):
+    """Given times instead of a rule: for pictures that people look at, never for features.
+
+    Attributes:
+        times: seconds on the video's clock; the first `max_frames` of them count.
+    """
+
+    times: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Selection:
     """Which labels of a video become its tags.
 
     Args:
         top_k: so many at most, the best ones; None for all.
-        threshold: replaces every label's own threshold; 0 takes every label.
+        threshold: replaces every label's own threshold; 0 takes every label. Tags then come by
+            score alone; without it, what a more specific tag implies comes behind.
+        min_score: nothing below becomes a tag, whatever its threshold.
+        thresholds: id or name of a label to a threshold of its own, which goes before
+            `threshold`.
     """
 
     top_k: int | None = 20
     threshold: float | None = None
+    min_score: float = 0.0
+    thresholds: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.top_k is not None and self.top_k < 1:
             raise ConfigError(f"top k must be 1 or more, got {self.top_k}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise ConfigError(f"a threshold is between 0 and 1, got {self.threshold}")
+        if not 0 <= self.min_score <= 1:
+            raise ConfigError(f"min score is between 0 and 1, got {self.min_score}")
+        object.__setattr__(self, "thresholds", dict(self.thresholds))
+        for label, threshold in self.thresholds.items():
+            if not 0 <= threshold <= 1:
+                raise ConfigError(f"the threshold of {label!r} is between 0 and 1, got {threshold}")

@@ -11,6 +11,7 @@ from typing import Final
 import av
 import av.error
 import av.logging
+import av.stream
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
@@ -22,6 +23,9 @@ from vtag.signatures import DEMUXERS
 # PyAV's log callback takes Python's lock from inside FFmpeg, which has deadlocked; what FFmpeg
 # has to say arrives as exceptions anyway.
 av.logging.set_level(None)
+
+# Containers that know where each of their packets lies, and so can be entered anywhere.
+INDEXED: Final = frozenset({"mp4", "matroska"})
 
 _TRUNCATED: Final = (av.error.EOFError,)
 
@@ -47,6 +51,20 @@ def open_container(path: Path, family: str) -> Iterator[InputContainer]:
         raise explain(path, family, err, stage="open") from err
     with container:
         yield container
+
+
+def read_only(container: InputContainer, family: str, *streams: Stream) -> None:
+    """Tells the demuxer to skip what the other streams hold, where it then reads less.
+
+    Only in containers with an index: elsewhere times are worked out from all packets.
+    """
+    discard = getattr(av.stream, "Discard", None)  # PyAV 18 and later
+    if family not in INDEXED or discard is None:
+        return
+    kept = {stream.index for stream in streams}
+    for other in container.streams:
+        if other.index not in kept:
+            other.discard = discard.all
 
 
 def packets_of(

@@ -16,17 +16,19 @@ from collections.abc import Iterator
 from typing import Literal
 
 from vtag.decode_report import DecodeReport
-from vtag.plan import Plan, choose_decoder, plan
+from vtag.plan import Candidates, Plan, candidates, choose_decoder, plan
 from vtag.probe import Probe, probe
 from vtag.records import Frames
 from vtag.sniff import sniff
 from vtag.stream_choice import Limits
 
 __all__ = [
+    "Candidates",
     "DecodeReport",
     "Limits",
     "Plan",
     "Probe",
+    "candidates",
     "choose_decoder",
     "plan",
     "probe",

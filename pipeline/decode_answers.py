@@ -7,13 +7,16 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vtag import decode_wire
 from vtag.config import Sampling
 from vtag.decode_child import Child, Clock, Failed
 from vtag.decode_limits import ChildLimits
-from vtag.decode_wire import Message, WireError
+from vtag.decode_wire import Choices, Message, WireError
 from vtag.records import Frames, Media, Sound
 
 Stage = Literal["probe", "video", "audio"]
@@ -28,6 +31,24 @@ _SOUND_HZ: Final = 16_000
 DECODER_NAMES: Final = {"decord": "decord", "pyav": "PyAV", None: "no decoder"}
 
 
+# Places in one request: so that it fits into a pipe that nobody reads from.
+_PLACES_AT_ONCE: Final = 4096
+
+
+class Explorer(Protocol):
+    """Who decides, from the pictures so far, which further ones of a video are looked at."""
+
+    def begin(self, choices: Choices) -> None:
+        """The video that is explored; what was known of another attempt at it is void."""
+
+    def wanted(self) -> NDArray[np.int64]:
+        """int64 [k], rising: places among the choices that are wanted next; none ends it.
+
+        The pictures of the places before have arrived when this is called, but for those that
+        could not be decoded.
+        """
+
+
 @dataclass
 class Attempt:
     """One file, read once. `run` may be called once; the rest tells how far it came.
@@ -39,6 +60,7 @@ class Attempt:
         look: whether pictures are wanted.
         listen: whether sound is wanted.
         decoder: the one to use; None lets the child choose.
+        explorer: asks for pictures one after the other, where the sampling is adaptive.
     """
 
     path: Path
@@ -47,6 +69,7 @@ class Attempt:
     look: bool
     listen: bool
     decoder: str | None = None
+    explorer: Explorer | None = None
     stage: Stage = "probe"
     media: Media | None = None
     decord_fit: bool = False
@@ -96,12 +119,33 @@ class Attempt:
         child.busy = False
 
     def _pictures(self, child: Child, clock: Clock) -> Iterator[Frames]:
+        if self.explorer is not None:
+            yield from self._explored(child, clock, self.explorer)
         while (message := child.answer(clock, "frames", "pictures")).kind == "frames":
             yield self._take_frames(message)
         self._take_tally(message)
         if not self._times:
             raise WireError("no picture, and no word about it")
         self.pictures_are_whole = True
+
+    def _explored(self, child: Child, clock: Clock, explorer: Explorer) -> Iterator[Frames]:
+        """Asks for pictures until no more are wanted."""
+        choices = decode_wire.unpack_choices(child.answer(clock, "choices"))
+        if int(choices.on_grid.sum()) > self.sampling.max_frames + _SPARE_TIMES:
+            raise WireError(f"more than the {self.sampling.max_frames} pictures asked for")
+        explorer.begin(choices)
+        while len(wanted := explorer.wanted()):
+            for start in range(0, len(wanted), _PLACES_AT_ONCE):
+                places = wanted[start : start + _PLACES_AT_ONCE]
+                child.ask_on({"do": "look", "places": places.tolist()}, clock)
+                self._last_second = -math.inf
+                while (message := child.answer(clock, "frames", "looked")).kind == "frames":
+                    frames = self._take_frames(message)
+                    if not np.isin(frames.seconds, choices.seconds[places]).all():
+                        raise WireError("pictures that nobody asked for")
+                    yield frames
+        child.ask_on({"do": "enough"}, clock)
+        self._last_second = -math.inf
 
     def _request(self) -> dict[str, object]:
         return {
@@ -131,7 +175,9 @@ class Attempt:
     def _take_frames(self, message: Message) -> Frames:
         frames = decode_wire.unpack_frames(message)
         self._times += len(frames.seconds)
-        if self._times > self.sampling.max_frames + _SPARE_TIMES:
+        # An explorer may ask for key frames besides all times of the grid, one for each.
+        most = self.sampling.max_frames * (2 if self.explorer is not None else 1)
+        if self._times > most + _SPARE_TIMES:
             raise WireError(f"more than the {self.sampling.max_frames} pictures asked for")
         if frames.seconds[0] <= self._last_second:
             raise WireError("pictures that go back in time")
@@ -172,4 +218,12 @@ class Attempt:
     def again(self, *, decoder: str | None, max_frames: int) -> Attempt:
         """The same, from the beginning, with another decoder or fewer pictures."""
         sampling = replace(self.sampling, max_frames=max_frames)
-        return Attempt(self.path, sampling, self.size, self.look, self.listen, decoder=decoder)
+        return Attempt(
+            self.path,
+            sampling,
+            self.size,
+            self.look,
+            self.listen,
+            decoder=decoder,
+            explorer=self.explorer,
+        )

@@ -98,6 +98,14 @@ class Child:
             with suppress(OSError, ValueError):
                 self.process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
 
+    def ask_on(self, request: Mapping[str, Any], clock: Clock) -> None:
+        """Sends another request about the same file; a child that does not read it is killed."""
+        self._keeper.light(self.process, clock.left)
+        try:
+            self.ask(request)
+        finally:
+            clock.left = self._keeper.put_out()
+
     def answer(self, clock: Clock, *kinds: str) -> Message:
         """The next message, which must be of one of the kinds.
 

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Final
 
 from vtag.config import Sampling
-from vtag.decode_answers import DECODER_NAMES, Attempt
+from vtag.decode_answers import DECODER_NAMES, Attempt, Explorer
 from vtag.decode_child import Child, Failed
 from vtag.decode_limits import ChildLimits
 from vtag.decode_wire import clean
@@ -120,7 +120,13 @@ class DecoderProcess:
         return child.process.pid if child else None
 
     def decode(
-        self, path: Path, *, sampling: Sampling, want_video: bool, want_sound: bool
+        self,
+        path: Path,
+        *,
+        sampling: Sampling,
+        want_video: bool,
+        want_sound: bool,
+        explorer: Explorer | None = None,
     ) -> Iterator[Media | Frames | Sound | Restarted | Finished]:
         """The contents of a file: `Media`, then `Frames`, then `Sound`, then `Finished`.
 
@@ -135,6 +141,8 @@ class DecoderProcess:
                 replaced by decord.
             want_video: whether pictures are read.
             want_sound: whether sound is read.
+            explorer: asks for pictures one after the other; it goes with adaptive sampling,
+                and its `begin` is called once more after `Restarted`.
 
         Raises:
             MediaError: the file can not be used.
@@ -146,7 +154,12 @@ class DecoderProcess:
             self._renew_slot()
         self._drop_busy_child()
         size = _state_of(path)[0]
-        attempt = Attempt(path, sampling, size=size, look=want_video, listen=want_sound)
+        adaptive = sampling.mode == "adaptive" and want_video
+        if adaptive != (explorer is not None):
+            raise ValueError("an explorer goes with adaptive sampling, and only with it")
+        attempt = Attempt(
+            path, sampling, size=size, look=want_video, listen=want_sound, explorer=explorer
+        )
         try:
             yield from self._attempts(attempt, turn)
         finally:

@@ -29,6 +29,7 @@ MAGIC: Final = b"vtg1"
 MAX_HEADER_BYTES: Final = 1 << 16
 MAX_SIDE_PX: Final = 2048  # vtag's pictures are 256 px by 1024 at most
 MAX_PICTURES: Final = 64  # in one message
+MAX_TIMES: Final = 1_000_000  # in one message
 MAX_BODY_BYTES: Final = 64 << 20
 MAX_SAMPLES: Final = 16_000 * 120  # in one message: two minutes of sound
 MAX_SECONDS: Final = 1e8  # three years; beyond it a clock is not a clock
@@ -110,11 +111,13 @@ def _body_bytes(header: Header) -> int:
     """How long the body of a message must be, from its header alone."""
     if header.get("kind") == "frames":
         pictures, height, width = _shape(header)
-        times = whole(header, "times", low=pictures, high=1_000_000)
+        times = whole(header, "times", low=pictures, high=MAX_TIMES)
         size = pictures * height * width * 3 + 8 * pictures + 8 * times
         if size > MAX_BODY_BYTES:
             raise WireError(f"{size} bytes of pictures in one message")
         return size
+    if header.get("kind") == "choices":
+        return 17 * whole(header, "times", low=1, high=MAX_TIMES)
     if header.get("kind") == "sound":
         return 4 * whole(header, "samples", low=1, high=MAX_SAMPLES)
     return 0
@@ -154,6 +157,60 @@ def unpack_frames(message: Message) -> Frames:
         raise WireError("counts of repeated pictures that are out of range")
     try:
         return Frames(pixels.reshape(pictures, height, width, 3), repeats_at, seconds_at)
+    except ValueError as err:
+        raise WireError(str(err)) from err
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a video offers to adaptive sampling: pictures that may be asked for.
+
+    Attributes:
+        seconds: float64 [n], strictly rising: the times of the grid, and of key frames between.
+        on_grid: bool [n], whether a time belongs to the grid.
+        is_key: bool [n], whether the picture is decoded from its own packet alone.
+        is_cut: bool [n], key frames where the encoder saw a cut: a new shot begins there.
+        work_seconds: float64 [n], about what decoding it alone takes on one core.
+    """
+
+    seconds: NDArray[np.float64]
+    on_grid: NDArray[np.bool_]
+    is_key: NDArray[np.bool_]
+    is_cut: NDArray[np.bool_]
+    work_seconds: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        columns = (self.seconds, self.on_grid, self.is_key, self.is_cut, self.work_seconds)
+        shapes = {column.shape for column in columns}
+        if shapes != {(len(self.seconds),)} or not self.on_grid.any():
+            raise ValueError(f"one flag and one number for each of the times, not {shapes}")
+        if (np.diff(self.seconds) <= 0).any():
+            raise ValueError("seconds must rise strictly")
+        if not ((self.work_seconds >= 0) & (self.work_seconds < np.inf)).all():
+            raise ValueError("work takes 0 seconds or more")
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+
+def pack_choices(choices: Choices) -> list[memoryview]:
+    """One message with all pictures that may be asked for."""
+    bits = np.stack([choices.on_grid, choices.is_key, choices.is_cut])
+    flags = np.packbits(bits, axis=0, bitorder="little")[0]
+    header = {"kind": "choices", "times": len(choices)}
+    return pack(header, choices.seconds.astype("<f8"), choices.work_seconds.astype("<f8"), flags)
+
+
+def unpack_choices(message: Message) -> Choices:
+    """The choices of a message; raises WireError when they can not be true."""
+    times = whole(message.header, "times", low=1, high=MAX_TIMES)
+    seconds, work, flags = np.split(message.body, [8 * times, 16 * times])
+    at = seconds.view("<f8").astype(np.float64)
+    if not np.isfinite(at).all() or (np.abs(at) > MAX_SECONDS).any():
+        raise WireError("times that are no times")
+    on_grid, is_key, is_cut = ((flags >> bit & 1) > 0 for bit in range(3))
+    try:
+        return Choices(at, on_grid, is_key, is_cut, work.view("<f8").astype(np.float64))
     except ValueError as err:
         raise WireError(str(err)) from err
 

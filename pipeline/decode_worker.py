@@ -5,7 +5,11 @@ A request is a line of JSON on standard input, the answers are the messages of
 
     media · frames … · pictures · sound … · finished        (frames and pictures: if wanted)
 
-or, at any point, by `error` (a MediaError, or no memory: the child goes on with the next
+With adaptive sampling the pictures come piece by piece: after `media` follows `choices`, then a
+request "look" is answered by frames … · looked, as often as the parent likes, and a request
+"enough" by pictures and the rest.
+
+Instead of any answer may come `error` (a MediaError, or no memory: the child goes on with the next
 request) or `bug` (any other exception: the child ends after it).
 """
 
@@ -18,14 +22,20 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 from vtag import decode_wire, sandbox
-from vtag.config import Sampling
+from vtag.config import Moments, Sampling
 from vtag.decode_limits import ChildLimits
 from vtag.decode_report import DecodeReport
 from vtag.errors import MediaError
 from vtag.records import Frames, Media, Sound
+
+# Reads the pictures at some places of the choices, with the decoder of that name.
+Look = Callable[[Sequence[int], Any, DecodeReport], Iterator[Frames]]
+
+# A piece that has no picture; others may have.
+_PASSABLE: Final = frozenset({"corrupt", "truncated", "encrypted"})
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,7 @@ class Backends:
         choose: "decord" or "pyav" for a probed file.
         frames: the sampled pictures, read by the decoder of that name.
         sound: the sound, in windows.
+        choices: what adaptive sampling may choose among, and how it looks at some of them.
         has_decord: whether decord is there at all.
     """
 
@@ -45,6 +56,7 @@ class Backends:
     choose: Callable[[Any, Sampling, DecodeReport], str]
     frames: Callable[[Any, Sampling, Any, DecodeReport], Iterator[Frames]]
     sound: Callable[[Any, DecodeReport], Iterator[Sound]]
+    choices: Callable[[Any, Sampling], tuple[decode_wire.Choices, Look]]
     has_decord: bool = True
 
 
@@ -65,7 +77,7 @@ def main(arguments: Sequence[str]) -> None:
         sandbox.allow_cpu_seconds(limits.deadline_floor_seconds)
         answers.tell({"kind": "ready"})
         for line in requests:
-            _serve(json.loads(line), backends, limits, answers)
+            _serve(json.loads(line), backends, limits, answers, requests)
     except BaseException as err:
         # The parent must hear of it; after a bug nothing here can be trusted, so it ends.
         answers.tell({"kind": "bug", "text": f"{type(err).__name__}: {err}"[:4000]})
@@ -111,13 +123,17 @@ def _load(backends_at: str) -> Backends:
 
 
 def _serve(
-    request: Mapping[str, Any], backends: Backends, limits: ChildLimits, answers: Answers
+    request: Mapping[str, Any],
+    backends: Backends,
+    limits: ChildLimits,
+    answers: Answers,
+    requests: Iterator[bytes],
 ) -> None:
     if request["do"] == "measure":
         answers.tell({"kind": "limits", "limits": sandbox.measure()})
         return
     try:
-        _decode(request, backends, limits, answers)
+        _decode(request, backends, limits, answers, requests)
         failure = None
     except MediaError as err:
         # The parent names the file itself.
@@ -133,12 +149,17 @@ def _serve(
 
 
 def _decode(
-    request: Mapping[str, Any], backends: Backends, limits: ChildLimits, answers: Answers
+    request: Mapping[str, Any],
+    backends: Backends,
+    limits: ChildLimits,
+    answers: Answers,
+    requests: Iterator[bytes],
 ) -> None:
     size = request["size"]
     sandbox.allow_cpu_seconds(limits.open_seconds(size))
     path = _path_of(request)
-    sampling = Sampling(**request["sampling"])
+    asked = request["sampling"]
+    sampling = Moments(**asked) if "times" in asked else Sampling(**asked)
     report = DecodeReport()
     probed = backends.probe(path)
     media: Media = probed.media
@@ -157,13 +178,46 @@ def _decode(
         }
     )
     if look:
-        for frames in backends.frames(probed, sampling, str(decoder), report):
-            answers.send(decode_wire.pack_frames(frames))
+        if sampling.mode == "adaptive":
+            choices, look_at = backends.choices(probed, sampling)
+            answers.send(decode_wire.pack_choices(choices))
+            _explore(lambda places: look_at(places, decoder, report), answers, requests)
+        else:
+            for frames in backends.frames(probed, sampling, str(decoder), report):
+                answers.send(decode_wire.pack_frames(frames))
         answers.tell({"kind": "pictures", **_told(report)})
     if request["want_sound"] and media.has_audio:
         for sound in backends.sound(probed, report):
             answers.send(decode_wire.pack_sound(sound))
     answers.tell({"kind": "finished", **_told(report)})
+
+
+def _explore(
+    look_at: Callable[[Sequence[int]], Iterator[Frames]],
+    answers: Answers,
+    requests: Iterator[bytes],
+) -> None:
+    """Sends the pictures that the parent asks for, until it has enough.
+
+    What can not be decoded is left out; raises MediaError when that was all.
+    """
+    failure: MediaError | None = None
+    any_picture = False
+    for line in requests:
+        request = json.loads(line)
+        if request["do"] != "look":
+            break
+        try:
+            for frames in look_at(request["places"]):
+                answers.send(decode_wire.pack_frames(frames))
+                any_picture = True
+        except MediaError as err:
+            if err.code not in _PASSABLE:
+                raise
+            failure = err
+        answers.tell({"kind": "looked"})
+    if failure is not None and not any_picture:
+        raise failure
 
 
 def _path_of(request: Mapping[str, Any]) -> Path:

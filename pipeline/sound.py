@@ -19,7 +19,7 @@ from av.packet import Packet
 from av.stream import Stream
 from numpy.typing import NDArray
 
-from vtag.container import open_container, packets_of, unusable
+from vtag.container import open_container, packets_of, read_only, unusable
 from vtag.decode_report import DecodeReport
 from vtag.errors import MediaError
 from vtag.packet_table import LARGEST_GAP_SECONDS
@@ -87,6 +87,7 @@ def _frames(probe: Probe, report: DecodeReport) -> Iterator[AudioFrame]:
     with open_container(probe.path, probe.family) as container:
         stream = container.streams[probe.audio_index or 0]
         assert isinstance(stream, AudioStream)
+        read_only(container, probe.family, stream)
         stream.codec_context.thread_type = "NONE"
         stream.codec_context.thread_count = 1
         failures: list[av.error.FFmpegError] = []

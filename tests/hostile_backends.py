@@ -17,7 +17,7 @@ import stat
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,8 @@ import numpy as np
 
 from vtag.config import Sampling
 from vtag.decode_report import DecodeReport
-from vtag.decode_worker import Backends
+from vtag.decode_wire import Choices
+from vtag.decode_worker import Backends, Look
 from vtag.errors import MediaError
 from vtag.records import Frames, Media, Sound
 
@@ -229,4 +230,21 @@ ACTS: dict[str, Callable[[], object]] = {
     ),
 }
 
-BACKENDS = Backends(probe=probe, choose=choose, frames=frames, sound=sound)
+
+def choices(script: Script, sampling: Sampling) -> tuple[Choices, Look]:
+    """A picture a second; the decoder's act comes before the first one that is no key frame."""
+    seconds = np.arange(min(10, sampling.max_frames), dtype=np.float64)
+    is_key = seconds % 5 == 0
+    work = (seconds % 5) / 100
+
+    def look_at(places: Sequence[int], decoder: str, report: DecodeReport) -> Iterator[Frames]:
+        if not is_key[list(places)].all():
+            perform(script.acts.get(decoder, "fine"), script.acts, report)
+        if script.acts.get(decoder) == "unasked":
+            places = [0]
+        yield grey(len(places), decoder, [seconds[place] for place in places])
+
+    return Choices(seconds, seconds >= 0, is_key, seconds < 0, work), look_at
+
+
+BACKENDS = Backends(probe=probe, choose=choose, frames=frames, sound=sound, choices=choices)

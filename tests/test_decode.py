@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from importlib.util import find_spec
@@ -347,6 +347,105 @@ def test_key_frames_only(name: str, tmp_path: Path) -> None:
     assert frames.seconds == pytest.approx([0, 0.8, 1.6, 2.4, 3.2])
     thinned = decode(probed, plan(probed, Sampling(mode="keyframes", max_frames=2)))
     assert numbers(thinned) == [0, 40]
+
+
+@needs_decord
+def test_decord_gives_the_same_key_frames(tmp_path: Path) -> None:
+    options = {"x264-params": "keyint=20:min-keyint=20:scenecut=0"}
+    probed = probe(draw_clip(tmp_path / "c.mp4", gop=20, options=options))
+    sampling = Sampling(mode="keyframes", decoder="decord")
+    assert choose_decoder(probed, sampling) == "decord"
+    wanted = plan(probed, sampling)
+    frames, same = decode(probed, wanted, "decord"), decode(probed, wanted, "pyav")
+    assert numbers(frames) == [0, 20, 40, 60, 80]
+    assert (frames.seconds == same.seconds).all()
+    assert np.abs(frames.pixels.astype(int) - same.pixels).max() <= 2
+
+
+def read_packets(probed: Probe, wanted: Plan, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """How many packets were demuxed for a plan, and how many of them decoded."""
+    import vtag.decode_pyav as reader
+    import vtag.decode_seek as seeker
+
+    demuxed = decoded = 0
+    packets_of, decoded_of = seeker.packets_of, reader._decoded
+
+    def count_packets(*arguments: object, **named: object) -> Iterator[object]:
+        nonlocal demuxed
+        for packet in packets_of(*arguments, **named):  # type: ignore[arg-type]
+            demuxed += 1
+            yield packet
+
+    def count_decoded(*arguments: object) -> object:
+        nonlocal decoded
+        decoded += 1
+        return decoded_of(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(seeker, "packets_of", count_packets)
+        patch.setattr(reader, "_decoded", count_decoded)
+        decode(probed, wanted)
+    return demuxed, decoded
+
+
+@pytest.mark.parametrize("name", ["c.mp4", "c.mkv", "c.webm", "fragmented.mp4"])
+def test_the_work_follows_from_the_wanted_pictures_not_from_the_length(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = "libvpx-vp9" if name == "c.webm" else "libx264"
+    flags = {"movflags": "frag_keyframe+empty_moov"} if name == "fragmented.mp4" else {}
+    work = {}
+    for seconds in (80, 160):
+        clip = draw_clip(
+            tmp_path / f"{seconds}{name}",
+            seconds=seconds,
+            fps=10,
+            codec=codec,
+            gop=50,
+            options={"x264-params": "scenecut=0:bframes=2"} if codec == "libx264" else None,
+            container_options=flags,
+            tone_hz=440.0,
+        )
+        probed = probe(clip)
+        wanted = plan(probed, Sampling(max_frames=4))
+        assert numbers(decode(probed, wanted)) == [0, 10 * seconds // 4, 5 * seconds,
+                                                   30 * seconds // 4]  # fmt: skip
+        work[seconds] = read_packets(probed, wanted, monkeypatch)
+    # 160 s hold 1600 pictures, and four key frames are wanted. WebM's index may be coarser
+    # than its key frames: then a group is read to get at each.
+    assert work[160][0] <= (4 * 50 if name == "c.webm" else 4 + 4)
+    assert work[160][1] == work[80][1] <= 4 + 4
+
+
+def test_a_seek_that_misses_costs_time_and_no_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from av.container import InputContainer
+
+    import vtag.decode_seek as seeker
+
+    options = {"x264-params": "scenecut=0"}
+    probed = probe(draw_clip(tmp_path / "c.mp4", seconds=60, fps=10, gop=50, options=options))
+    uniform = plan(probed, Sampling(max_frames=4))
+    keys = plan(probed, Sampling(mode="keyframes", max_frames=4))
+    right = [decode(probed, wanted) for wanted in (uniform, keys)]
+    misses: list[int] = []
+
+    def land_late(container: InputContainer, *_: object, **__: object) -> None:
+        misses.append(1)
+        InputContainer.seek(container, 10**9)
+
+    def land_nowhere(*_: object, **__: object) -> None:
+        misses.append(1)
+        raise av.error.OSError(5, "not there")
+
+    for miss in (land_late, land_nowhere):
+        monkeypatch.setattr(seeker, "_seek", miss)
+        for wanted, expected in zip((uniform, keys), right, strict=True):
+            found = decode(probed, wanted)
+            assert (found.pixels == expected.pixels).all()
+            assert (found.seconds == expected.seconds).all()
+    assert len(misses) == 4
 
 
 def test_a_cut_without_any_key_frame_gives_one_picture_in_key_frame_mode(tmp_path: Path) -> None:

@@ -19,11 +19,13 @@ import av
 import numpy as np
 import pytest
 from hostile_backends import ACTS, PIXEL
+from numpy.typing import NDArray
 
 import vtag.decode_child
 import vtag.killable
 from vtag.config import Sampling
 from vtag.decode_process import ChildLimits, DecoderProcess, Finished, Restarted
+from vtag.decode_wire import Choices
 from vtag.errors import ConfigError, EnvironmentProblem, MediaError
 from vtag.killable import Keeper
 from vtag.records import Frames, Media, Sound
@@ -103,6 +105,39 @@ def read(
         elif isinstance(event, Finished):
             got.finished = event
     return got
+
+
+class Bisecting:
+    """Asks for the key frames, then for the last other place, then for no more."""
+
+    def __init__(self) -> None:
+        self.begun = self.rounds = 0
+
+    def begin(self, choices: Choices) -> None:
+        self.begun, self.rounds = self.begun + 1, 0
+        self.keys, self.others = np.flatnonzero(choices.is_key), np.flatnonzero(~choices.is_key)
+
+    def wanted(self) -> NDArray[np.int64]:
+        self.rounds += 1
+        return [self.keys, self.others[-1:], self.others[:0]][self.rounds - 1]
+
+
+ADAPTIVE = Sampling(mode="adaptive", max_frames=MAX_FRAMES)
+
+
+def explore(decoder: DecoderProcess, path: Path, got: Read) -> Bisecting:
+    explorer = Bisecting()
+    for event in decoder.decode(
+        path, sampling=ADAPTIVE, want_video=True, want_sound=True, explorer=explorer
+    ):
+        got.events.append(type(event).__name__)
+        if isinstance(event, Frames):
+            got.frames.append(event)
+        elif isinstance(event, Restarted):
+            got.frames = []
+        elif isinstance(event, Finished):
+            got.finished = event
+    return explorer
 
 
 def all_is_well(decoder: DecoderProcess, fine: Path) -> None:
@@ -256,6 +291,67 @@ def test_a_decoder_that_closes_standard_output_harms_nobody(
     shared: DecoderProcess, script: Callable[..., Path]
 ) -> None:
     assert read(shared, script(decord="close stdout")).greys == {PIXEL["decord"]}
+
+
+# --- adaptive sampling -----------------------------------------------------------------------
+
+
+def test_an_explorer_gets_what_it_asks_for(shared: DecoderProcess, fine: Path) -> None:
+    got = Read()
+    explorer = explore(shared, fine, got)
+    assert got.events == ["Media", *["Frames"] * 2, *["Sound"] * 3, "Finished"]
+    assert got.seconds == [0, 5, 4]  # back in time from one round to the next
+    assert explorer.begun == 1
+    assert explorer.rounds == 3
+    all_is_well(shared, fine)
+
+
+@pytest.mark.parametrize("act", ["sleep", "segfault", "bug", "garbage", "unasked", "eat memory"])
+def test_a_decoder_that_fails_in_a_later_round_is_replaced(
+    act: str, shared: DecoderProcess, hasty: DecoderProcess, script: Callable[..., Path]
+) -> None:
+    got = Read()
+    decoder = hasty if act == "sleep" else shared
+    explorer = explore(decoder, script(decord=act), got)
+    assert [event for event in got.events if event != "Frames"] == [
+        "Media", "Restarted", "Media", "Finished",
+    ]  # fmt: skip
+    assert got.seconds == ([0, 2] if act == "eat memory" else [0, 5, 4])  # half as many
+    assert explorer.begun == 2
+    assert got.greys == {PIXEL["pyav"]}
+    assert got.finished is not None
+    assert got.finished.media.decoder == "pyav"
+
+
+@pytest.mark.parametrize("act", ["sleep", "segfault", "bug", "garbage", "killed"])
+def test_two_decoders_that_fail_in_a_later_round_are_one_error(
+    act: str,
+    shared: DecoderProcess,
+    hasty: DecoderProcess,
+    script: Callable[..., Path],
+    fine: Path,
+) -> None:
+    decoder = hasty if act == "sleep" else shared
+    with pytest.raises(MediaError) as caught:
+        explore(decoder, script(decord=act, pyav=act), Read())
+    assert caught.value.code == CODES[act]
+    all_is_well(decoder, fine)
+    assert children() == []
+
+
+def test_a_round_without_pictures_is_no_failure(
+    shared: DecoderProcess, script: Callable[..., Path]
+) -> None:
+    got = Read()
+    explorer = explore(shared, script(decord="media error corrupt"), got)
+    assert got.seconds == [0, 5]
+    assert explorer.rounds == 3
+    assert got.finished is not None
+
+
+def test_an_explorer_goes_with_adaptive_sampling(shared: DecoderProcess, fine: Path) -> None:
+    with pytest.raises(ValueError, match="explorer goes with adaptive"):
+        read(shared, fine, sampling=ADAPTIVE)
 
 
 # --- bad files -------------------------------------------------------------------------------

@@ -13,17 +13,20 @@ from vtag.decode_wire import (
     MAGIC,
     MAX_HEADER_BYTES,
     PREFIX,
+    Choices,
     Message,
     WireError,
     clean,
     flags,
     media_fields,
     pack,
+    pack_choices,
     pack_frames,
     pack_sound,
     real,
     texts,
     unpack,
+    unpack_choices,
     unpack_frames,
     unpack_media,
     unpack_sound,
@@ -82,6 +85,38 @@ def test_sound_and_media_round_trip() -> None:
     assert unpack_media(receive(sent).header) == media
     nothing = Media(duration=0.0)
     assert unpack_media(receive(message(media_fields(nothing))).header) == nothing
+
+
+@given(st.integers(1, 40), st.integers(0, 2**31))
+def test_choices_round_trip(times: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    on_grid, is_key, is_cut = rng.random((3, times)) < 0.5
+    on_grid[rng.integers(times)] = True
+    work = rng.random(times)
+    sent = Choices(np.cumsum(rng.random(times) + 0.01) - 5, on_grid, is_key, is_cut, work)
+    got = unpack_choices(receive(b"".join(pack_choices(sent))))
+    for name in vars(sent):
+        np.testing.assert_array_equal(getattr(got, name), getattr(sent, name))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "work", "flags_sent", "what"),
+    [
+        ([0.0, 0.0], [1, 1], [1, 1], "rise strictly"),
+        ([0.0, 1.0], [1, -1], [1, 1], "0 seconds or more"),
+        ([0.0, 1.0], [1, np.nan], [1, 1], "0 seconds or more"),
+        ([0.0, 1.0], [1, 1], [2, 6], "one flag"),
+        ([0.0, np.nan], [1, 1], [1, 1], "no times"),
+        ([0.0, 1e300], [1, 1], [1, 1], "no times"),
+    ],
+)
+def test_choices_that_can_not_be_true(
+    seconds: list[float], work: list[float], flags_sent: list[int], what: str
+) -> None:
+    body = np.array(seconds, "<f8").tobytes() + np.array(work, "<f8").tobytes()
+    sent = message({"kind": "choices", "times": 2}, body + bytes(flags_sent))
+    with pytest.raises(WireError, match=what):
+        unpack_choices(receive(sent))
 
 
 @given(st.binary(max_size=300))

@@ -7,11 +7,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtag.config import Sampling
-from vtag.decode import plan
+from vtag.decode import candidates, plan
 from vtag.orientation import Orientation
 from vtag.packet_table import KEY, PacketLog, build_table
 from vtag.probe import Probe
@@ -104,3 +105,51 @@ def test_key_frame_plans_hold_key_frames_alone(probe: Probe, max_frames: int) ->
     assert not len(places) or places.max() - places.min() <= 1
     # And up to the end.
     assert len(keys) - keys.index(wanted.packets[-1]) <= math.ceil(len(keys) / len(wanted))
+
+
+@given(probes(), rates, st.integers(1, 50))
+def test_candidates_are_the_grid_and_key_frames_between(
+    probe: Probe, frames_per_second: float, max_frames: int
+) -> None:
+    sampling = Sampling(frames_per_second=frames_per_second, max_frames=max_frames)
+    grid, found, table = plan(probe, sampling), candidates(probe, sampling), probe.table
+    assert (found.plan.seconds[found.on_grid] == grid.seconds).all()
+    assert (found.plan.packets[found.on_grid] == grid.packets).all()
+    assert (np.diff(found.plan.seconds) > 0).all()
+    assert found.is_key[~found.on_grid].all()
+    assert (found.is_key == ((table.flags[found.plan.packets] & KEY) > 0)).all()
+    # One key frame a step at most, and none where the grid has one.
+    between = np.searchsorted(grid.seconds, found.plan.seconds[~found.on_grid], side="right")
+    assert len(set(between)) == len(between)
+    for place, packet in enumerate(found.plan.packets):
+        # Slowly: back to the last key frame, counting what others are predicted from.
+        at, work = int(packet), 1
+        while at and not table.flags[at] & KEY:
+            at -= 1
+            work += int(not table.droppable[at])
+        # One more for turning it into RGB, at the 750 million pixels a second of other codecs.
+        assert found.work_seconds[place] == pytest.approx((work + 1) * 64 * 48 / 750e6)
+
+
+def test_a_key_frame_before_its_period_is_over_is_a_cut() -> None:
+    log = PacketLog()
+    starts = {0, 50, 100, 130, 180, 226}  # periods of 50, 50, 30, 50, 46
+    for number in range(250):
+        log.add(number, number, 1, key=number in starts, discard=False)
+    table = build_table(log, time_base=Fraction(1, 25), family="matroska")
+    probed = Probe(
+        path=Path("drawn.mkv"),
+        family="matroska",
+        media=Media(duration=10.0, has_video=True),
+        video_index=0,
+        audio_index=None,
+        table=table,
+        origin=Fraction(0),
+        orientation=Orientation(),
+        size=(64, 48),
+        pixel_aspect=Fraction(1),
+        decord_reason="",
+    )
+    found = candidates(probed, Sampling())
+    assert found.plan.packets[found.is_cut].tolist() == [130]
+    assert found.plan.seconds[found.is_cut].tolist() == [5.2]
