@@ -49,17 +49,22 @@ class Batches:
                     rows.append(network(items[at : at + size]).float().cpu())
                 at += size
             except torch.OutOfMemoryError as err:
-                problem = err.args[0] if err.args else "out of memory"
-                if size == 1:
-                    raise EnvironmentProblem(
-                        f"{self._device}: no memory for one item; free some or use --device cpu "
-                        f"({str(problem).splitlines()[0]})"
-                    ) from err
-                self._halve(size)
+                self.halve(size, err)
         # Outside of inference mode, so that a caller may train on the rows.
         return torch.cat(rows) if rows else torch.zeros(0, dim)
 
-    def _halve(self, tried: int) -> None:
+    def halve(self, tried: int, err: torch.OutOfMemoryError) -> None:
+        """Makes the batch smaller than `tried` items, which did not fit.
+
+        Raises:
+            EnvironmentProblem: it was a single item.
+        """
+        if tried == 1:
+            problem = err.args[0] if err.args else "out of memory"
+            raise EnvironmentProblem(
+                f"{self._device}: no memory for one item; free some or use --device cpu "
+                f"({str(problem).splitlines()[0]})"
+            ) from err
         # Another thread may have come here first: the batch must not shrink twice for one cause.
         self.size = min(self.size, tried // 2)
         if self._device.type == "cuda":

@@ -80,6 +80,7 @@ class PoolingConfig:
     cells: int | None = None
     layers: int | None = None
     heads: int | None = None
+    reduce: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in POOLINGS:

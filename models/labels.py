@@ -93,6 +93,8 @@ class LabelSet(Sequence[Label]):
         self._check_identity()
         self._ancestors: Final = {label.id: self._climb(label) for label in self._labels}
         self._check_rollups()
+        # How many labels stand over each: the order of equal scores needs it for every video.
+        self.depths: Final = tuple(len(self._ancestors[label.id]) for label in self._labels)
 
     def __len__(self) -> int:
         return len(self._labels)

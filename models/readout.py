@@ -23,6 +23,7 @@ Kind = Literal["softmax", "sigmoid"]
 Pool = Literal["top_tenth", "network"]
 
 TOP_SHARE: Final = 10  # the best ceil(W / 10) windows make a video's score
+HIGHEST_OFFSET: Final = 10.0
 BRIDGE_SHARE: Final = 0.5  # of the threshold, which a lone window must keep to bridge two runs
 
 
@@ -41,6 +42,11 @@ class OutputGroup:
         temperature: log-odds are divided by it; above 1 makes the scores more modest.
         window_frames: rows in time for one window of the group's stream; None takes the
             readout's. Sound may need several rows where one picture says enough.
+        none_of_these: the network has one more output for the group, which is no label: "none
+            of these" takes part in the softmax and keeps the share that it gets. These outputs
+            stand behind those of all labels, in the order of the groups.
+        rollup_offset: added to the log-odds of a roll-up's sum, 0 or more: when none of the
+            outputs is quite the right one, what stands over several of them often is.
 
     Raises:
         ValueError: a field makes no sense.
@@ -51,6 +57,8 @@ class OutputGroup:
     kind: Kind = "sigmoid"
     temperature: float = 1.0
     window_frames: int | None = None
+    none_of_these: bool = False
+    rollup_offset: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.outputs, int) or self.outputs < 1:
@@ -64,6 +72,15 @@ class OutputGroup:
         size = self.window_frames
         if size is not None and (not isinstance(size, int) or size < 1):
             raise ValueError(f"window_frames must be 1 or more, not {size!r}")
+        if not isinstance(self.none_of_these, bool):
+            raise ValueError(f"none_of_these must be true or false, not {self.none_of_these!r}")
+        if self.none_of_these and self.kind != "softmax":
+            raise ValueError(f"none_of_these is for kind 'softmax', not {self.kind!r}")
+        offset = self.rollup_offset
+        if not isinstance(offset, int | float) or not 0 <= offset <= HIGHEST_OFFSET:
+            raise ValueError(f"rollup_offset must be 0 to {HIGHEST_OFFSET}, not {offset!r}")
+        if offset and self.kind != "softmax":
+            raise ValueError(f"rollup_offset is for kind 'softmax', not {self.kind!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +159,11 @@ class Readout:
         }
 
     @property
+    def outputs(self) -> int:
+        """How many outputs the network has: one per label that is no roll-up, and the nones."""
+        return self.labels.outputs + sum(group.none_of_these for group in self.groups)
+
+    @property
     def streams(self) -> tuple[Stream, ...]:
         """The streams whose windows this readout needs, in the order of the groups."""
         return tuple(dict.fromkeys(group.stream for group in self.groups))
@@ -161,28 +183,28 @@ class Readout:
         A label never scores above a roll-up that stands over it.
 
         Args:
-            logits: [W, C_net] log-odds of the network's outputs, on any device.
+            logits: [W, C_net] log-odds of the network's outputs, on any device; C_net is
+                `outputs`.
             stream: where the windows come from. Labels that are read from another stream get
                 0: these windows say nothing about them. None takes the windows for all.
 
         Raises:
             ValueError: the logits are not [W, C_net], or not finite.
         """
-        if logits.ndim != 2 or logits.shape[1] != self.labels.outputs:
-            raise ValueError(f"logits must be [W, {self.labels.outputs}], got {list(logits.shape)}")
+        if logits.ndim != 2 or logits.shape[1] != self.outputs:
+            raise ValueError(f"logits must be [W, {self.outputs}], got {list(logits.shape)}")
         # In doubles, and rounded once at the end: summed in float32 a roll-up falls below one
         # that it contains. On the CPU, as some accelerators have no doubles.
         logits = logits.detach().to("cpu", torch.float64)
         if not logits.isfinite().all():
             raise ValueError("logits must be finite; the network's weights or input are damaged")
-        parts = torch.split(logits, [group.outputs for group in self.groups], dim=1)
         columns = [
             torch.zeros_like(part)
             if stream not in (None, group.stream)
-            else (part / group.temperature).softmax(dim=1)
+            else _shares(part / group.temperature, none / group.temperature)
             if group.kind == "softmax"
             else (part / group.temperature).sigmoid()
-            for part, group in zip(parts, self.groups, strict=True)
+            for part, none, group in self._by_group(logits)
         ]
         outputs = torch.cat(columns, dim=1)
         for above, below in self._below:
@@ -227,10 +249,17 @@ class Readout:
             raise ValueError(f"whole must be [1, {scores.shape[1]}], got {list(whole.shape)}")
         return whole[0].float(), shares
 
+    def _by_group(self, logits: Tensor) -> list[tuple[Tensor, Tensor, OutputGroup]]:
+        """Each group's part of the logits: of its labels, and [W, 0 or 1] of its "none"."""
+        sizes = [group.outputs for group in self.groups]
+        nones = [int(group.none_of_these) for group in self.groups]
+        parts = torch.split(logits, [*sizes, *nones], dim=1)
+        return list(zip(parts[: len(sizes)], parts[len(sizes) :], self.groups, strict=True))
+
     def _roll_up(self, outputs: Tensor) -> Tensor:
         """[W, roll-ups] from the scores of the outputs [W, C_net]."""
         columns = [
-            outputs[:, list(members)].sum(dim=1)
+            _shifted(outputs[:, list(members)].sum(dim=1), self.groups[group].rollup_offset)
             if self.groups[group].kind == "softmax"
             else outputs[:, list(members)].amax(dim=1)
             for members, group in zip(self._members, self._group_of, strict=True)
@@ -270,6 +299,17 @@ class Readout:
                     f"its group of {self.groups[at].stream!r}"
                 )
         return tuple(found)
+
+
+def _shifted(chance: Tensor, offset: float) -> Tensor:
+    """Chances with `offset` added to their log-odds: p eᵒ / (1 + p (eᵒ - 1)), never lower."""
+    chance = chance.clamp(0, 1)
+    return torch.maximum(chance, chance * math.exp(offset) / (1 + chance * math.expm1(offset)))
+
+
+def _shares(labels: Tensor, none: Tensor) -> Tensor:
+    """The labels' part of a softmax over labels and none."""
+    return torch.cat([labels, none], dim=1).softmax(dim=1)[:, : labels.shape[1]]
 
 
 def segments(
@@ -344,5 +384,26 @@ def rank(scores: ArrayLike, labels: LabelSet) -> tuple[int, ...]:
     values = np.asarray(scores, dtype=np.float64)
     if values.shape != (len(labels),):
         raise ValueError(f"{len(labels)} labels need one score each, got {values.shape}")
-    depth = np.array([len(labels.ancestors(label)) for label in labels])
+    depth = np.array(labels.depths)
     return tuple(int(at) for at in np.lexsort((np.arange(len(values)), -depth, -values.round(4))))
+
+
+def specific_first(chosen: Sequence[int], labels: LabelSet) -> tuple[int, ...]:
+    """The chosen labels, those first that stand over no other chosen one.
+
+    Whoever is told of a golden retriever knows that it is a dog and an animal: five surer words
+    for the same thing would push the next thing out of sight. So what a more specific label
+    implies comes behind all that is not implied; among the implied the nearest come first
+    (a dog before an animal). Otherwise the order stays.
+
+    Args:
+        chosen: positions of labels, best first.
+    """
+    over = {at: [labels.index(label) for label in labels.ancestors(labels[at])] for at in chosen}
+    implied = {up for ups in over.values() for up in ups}
+    steps: dict[int, int] = {}  # from an implied label down to the nearest that is not
+    for at in chosen:
+        for step, up in enumerate(over[at], 1):
+            if at not in implied:
+                steps[up] = min(step, steps.get(up, step))
+    return tuple(sorted(chosen, key=lambda at: steps.get(at, 0)))

@@ -8,17 +8,26 @@ something, 130 and 143 stopped by a signal.
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtag import __version__
+from vtag.cli_config import add_config_commands
+from vtag.cli_devices import open_pipeline
+from vtag.cli_engine import add_engine_flags, engine_of
 from vtag.cli_flags import (
+    add_common_flags,
+    add_corrections_flag,
     add_pipeline_flags,
+    corrector_of,
     open_cache,
     parse_size,
     pipeline_of,
@@ -27,15 +36,35 @@ from vtag.cli_flags import (
     share_cores,
 )
 from vtag.cli_learning import add_commands
+from vtag.cli_parse import Parser, parse_arguments, schema_of
 from vtag.cli_progress import Progress, configure_logging, say
+from vtag.cli_report import add_report_command
+from vtag.cli_scale import (
+    add_scale_commands,
+    add_source_flags,
+    finish_results,
+    open_results,
+    spool_maker,
+)
 from vtag.cli_search import add_search_commands
 from vtag.cli_sidecar import add_sidecar_command
+from vtag.cli_watch import (
+    add_watch_flags,
+    batches,
+    change_counts,
+    comes_again,
+    tidy,
+    watcher_of,
+)
 from vtag.errors import ConfigError, EnvironmentProblem, MediaError
-from vtag.table import printable, record_table
+from vtag.settings_files import odd_variables
+from vtag.table import model_text, printable, record_table
 
 if TYPE_CHECKING:
     from vtag.run import Summary
     from vtag.tagger import Pipeline
+
+log = logging.getLogger(__name__)
 
 OK, SOME_FAILED, USAGE, ENVIRONMENT = 0, 1, 2, 3
 QUIET_PIPE = 141  # 128 + SIGPIPE: what a program gets that writes into a closed pipe
@@ -44,11 +73,21 @@ QUIET_PIPE = 141  # 128 + SIGPIPE: what a program gets that writes into a closed
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     parser = build_parser()
-    args = parser.parse_args(argv)
+    try:
+        args = parse_arguments(parser, argv, os.environ)
+    except ConfigError as err:
+        say(printable(str(err)))
+        return USAGE
     if not hasattr(args, "command"):
         parser.print_help(sys.stderr)
         return USAGE
     configure_logging(args)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal without Unicode gets escapes and not a traceback.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+    for warning in odd_variables(schema_of(parser), os.environ):
+        log.warning("%s", printable(warning))
     try:
         status: int = args.command(args)
         sys.stdout.flush()
@@ -74,10 +113,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_command(args: argparse.Namespace) -> int:
     """`vtag run`: a folder in, one JSON line per input out."""
-    from vtag.discover import Discovery, Shard, find_inputs
-    from vtag.results import ResultsWriter, StdoutResults
+    from vtag.discover import Discovery
+    from vtag.moved import Library
+    from vtag.remote_tagger import SourceTagger
     from vtag.run import FailureBudget, Summary, run
+    from vtag.shards import Shard
     from vtag.signals import stop_on_signals
+    from vtag.sources import find_sources
     from vtag.stream import usable_cores
 
     sampling, selection = sampling_of(args), selection_of(args)
@@ -85,37 +127,58 @@ def run_command(args: argparse.Namespace) -> int:
     budget = FailureBudget(count=0) if args.fail_fast else None
     if args.max_failures is not None:
         budget = FailureBudget.parse(args.max_failures)
+    for name in ("workers", "limit"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ConfigError(f"--{name} is 1 or more, got {getattr(args, name)}")
     workers = args.workers or usable_cores()
-    share_cores(workers)
     summary, discovery = Summary(), Discovery()
-    pipeline = pipeline_of(args, sampling, selection)
+    make_spool = spool_maker(args)
+    pipeline = open_pipeline(args, sampling, selection, workers=workers)
+    tagger = SourceTagger(pipeline, make_spool)
     model = pipeline.head.info.fingerprint
+    corrector = corrector_of(args, pipeline)
     with (
+        engine_of(args, pipeline) as engine,
         stop_on_signals() as stop,
-        StdoutResults()
-        if args.out == "-"
-        else ResultsWriter(Path(args.out), model_fingerprint=model) as results,
+        watcher_of(args, shard) as watcher,
+        open_results(args, shard, model) as results,
     ):
+        if args.corrections:
+            amended = results.amend(corrector.amend)
+            say(f"{amended} earlier records changed by your corrections")
         if args.retry_failed:
             results.drop(lambda record: record.get("status") == "failed")
-        inputs = find_inputs(args.inputs, discovery, shard=shard)
+        inputs = find_sources(args.inputs, discovery, manifest=args.manifest, shard=shard)
+        library = Library(results)
         progress = Progress(args)
         try:
-            for record in run(
-                pipeline,
-                inputs,
-                results,
-                summary,
-                workers=workers,
-                limit=args.limit,
-                budget=budget,
-                stopped=stop,
-            ):
-                progress.step(record, summary)
+            for batch in batches(inputs, watcher, library, stopped=stop, quiet=args.quiet):
+                for record in run(
+                    tagger,
+                    batch,
+                    library,
+                    summary,
+                    workers=workers,
+                    limit=args.limit,
+                    budget=budget,
+                    correct=corrector.apply,
+                    engine=engine,
+                    known=pipeline.tag_known,
+                    earlier=library.earlier,
+                    again=partial(comes_again, watcher),
+                    stopped=stop,
+                ):
+                    progress.step(record, summary)
+                if summary.stopped:
+                    break
         finally:
             progress.close()
             pipeline.close()
-    summary.ignored = discovery.ignored
+            tagger.close()
+        if watcher is not None or not stop():
+            tidy(args, library, summary)
+        finish_results(args, shard, model, results, summary, stopped=stop())
+    summary.ignored = discovery.ignored if watcher is None else watcher.ignored
     for warning in discovery.warnings:
         say(f"{printable(warning)}")
     return _finish_run(args, summary, stop.exit_status if stop() else None)
@@ -124,14 +187,16 @@ def run_command(args: argparse.Namespace) -> int:
 def _finish_run(args: argparse.Namespace, summary: Summary, signal_status: int | None) -> int:
     if signal_status:
         summary.stopped = "interrupted"
+    known = f", {summary.repeated} known by content" if summary.repeated else ""
     counts = (
-        f"{summary.inputs} inputs, {summary.tagged} tagged ({summary.cached} from cache), "
+        f"{summary.inputs} inputs, {summary.tagged} tagged ({summary.cached} from cache{known}), "
         f"{summary.failed} failed, {summary.skipped} already done"
     )
     if summary.skipped_failed:
         counts += f" ({summary.skipped_failed} of them failed: --retry-failed tries them again)"
     if summary.unfinished:
         counts += f", {summary.unfinished} unfinished"
+    counts += change_counts(args, summary)
     if summary.ignored:
         counts += f"; {summary.ignored} other files ignored"
     if summary.stopped:
@@ -164,6 +229,10 @@ def tag_command(args: argparse.Namespace) -> int:
     status = OK
     with pipeline_of(args, sampling_of(args), selection_of(args)) as pipeline:
         for clip in args.clips:
+            if os.path.isdir(clip):
+                say(f"{printable(clip)}: is a folder; tag it: vtag run FOLDER --out tags.jsonl")
+                status = SOME_FAILED
+                continue
             try:
                 record = pipeline.tag(clip)
             except MediaError as err:
@@ -173,7 +242,7 @@ def tag_command(args: argparse.Namespace) -> int:
             if args.json:
                 print(json.dumps(record.to_dict(), ensure_ascii=True))
             else:
-                print(record_table(record, colour=_colour()))
+                print(record_table(record, colour=not args.no_color and _colour()))
     return status
 
 
@@ -188,9 +257,12 @@ def labels_command(args: argparse.Namespace) -> int:
         return OK
     for label in found:
         above = " > ".join(labels.categories(label))
-        print(f"{label.id}\t{label.name}\t{label.threshold:.2f}\t{above}".rstrip())
+        row = (label.id, label.name, f"{label.threshold:.2f}", above)
+        print("\t".join(map(printable, row)).rstrip())
     if not found:
-        say(f"{args.model} has no label with {args.search!r} in its name")
+        near = get_close_matches(args.search or "", [label.name for label in labels], n=3)
+        advice = f"; did you mean {', '.join(near)}?" if near else "; `vtag labels` lists all"
+        say(printable(f"{args.model} has no label with {args.search!r} in its name{advice}"))
         return SOME_FAILED
     return OK
 
@@ -204,7 +276,8 @@ def models_command(args: argparse.Namespace) -> int:
         print(download_weights(_needed(args.name, "models download NAME")))
     elif args.action == "info":
         head = load_head(_needed(args.name, "models info NAME"))
-        print(json.dumps(head.describe(), indent=2))
+        about = head.describe()
+        print(json.dumps(about, indent=2) if args.json else model_text(about))
     else:
         for name in embedded_models():
             print(f"{name}\tmodel\tembedded")
@@ -265,7 +338,9 @@ def _needed(value: str | None, usage: str) -> str:
 
 
 def _colour() -> bool:
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    # no-color.org: the variable counts when it is not empty.
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return sys.stdout.isatty() and not plain
 
 
 # -- the parser -----------------------------------------------------------------------------
@@ -273,20 +348,24 @@ def _colour() -> bool:
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and flags."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="vtag",
         description="Tags videos by what is seen and heard in them, offline.",
+        epilog="begin with: vtag run ./videos --out tags.jsonl (a folder) or vtag tag clip.mp4; "
+        "vtag doctor looks at this machine, vtag COMMAND --help explains a command",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"vtag {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     run = _command(commands, "run", run_command, "tag a folder: one JSON line per file")
-    run.add_argument("inputs", nargs="+", metavar="FOLDER|FILE")
+    run.add_argument("inputs", nargs="*", metavar="FOLDER|FILE|URI")
     run.add_argument(
         "--out", required=True, metavar="TAGS.jsonl", help="where records go; - for stdout"
     )
     add_pipeline_flags(run)
+    add_engine_flags(run)
+    add_source_flags(run)
     run.add_argument("--workers", type=int, help="files at once (default: one per core)")
     run.add_argument("--limit", type=int, metavar="N", help="stop after so many inputs")
     run.add_argument("--shard", metavar="I/N", help="only the I-th of N parts of the inputs")
@@ -295,11 +374,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
     run.add_argument("--max-failures", metavar="N|P%", help="stop after so many failures")
+    add_corrections_flag(run, "apply what you corrected in the report")
     run.add_argument("--summary-json", metavar="FILE", help="write the final counts there")
+    add_watch_flags(run)
 
     tag = _command(commands, "tag", tag_command, "tag one clip and print the result")
     tag.add_argument("clips", nargs="+", metavar="CLIP")
     tag.add_argument("--json", action="store_true", help="print the record as JSON")
+    tag.add_argument("--no-color", action="store_true", help="no colours, as with NO_COLOR=1")
     add_pipeline_flags(tag)
 
     labels = _command(commands, "labels", labels_command, "list the tags that the model can give")
@@ -309,7 +391,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     models = _command(commands, "models", models_command, "list, describe or download models")
     models.add_argument("action", nargs="?", choices=["list", "info", "download"], default="list")
-    models.add_argument("name", nargs="?")
+    models.add_argument("name", nargs="?", metavar="NAME|FOLDER")
+    models.add_argument("--json", action="store_true", help="for info: as JSON, with the network")
 
     cache = _command(commands, "cache", cache_command, "look after the feature cache")
     cache.add_argument(
@@ -332,7 +415,10 @@ def build_parser() -> argparse.ArgumentParser:
     add_commands(learning, add_pipeline_flags)
     add_search_commands(learning, add_pipeline_flags)
     add_sidecar_command(partial(_command, commands))
+    add_scale_commands(partial(_command, commands))
+    add_report_command(partial(_command, commands))
 
+    add_config_commands(partial(_command, commands), build_parser)
     doctor = _command(commands, "doctor", doctor_command, "check this machine")
     doctor.add_argument("--cache", metavar="DIR")
     return parser
@@ -343,9 +429,7 @@ def _command(commands: Any, name: str, run: Any, text: str) -> argparse.Argument
         name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
     )
     parser.set_defaults(command=run)
-    parser.add_argument("-v", "--verbose", action="count", default=0, help="say more (-vv: all)")
-    parser.add_argument("-q", "--quiet", action="store_true", help="only errors on stderr")
-    parser.add_argument("--log-json", action="store_true", help="log lines as JSON")
+    add_common_flags(parser)
     return parser
 
 

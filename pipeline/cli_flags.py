@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from vtag.config import Sampling, Selection
+from vtag.config import BackendName, PrecisionName, Sampling, Selection
 from vtag.errors import ConfigError
+from vtag.label_thresholds import read_label_thresholds
+from vtag.uris import is_remote
 
 if TYPE_CHECKING:
     from vtag.cache import FeatureCache
+    from vtag.corrections import Corrector
+    from vtag.extractors import FrameExtractor
     from vtag.tagger import Pipeline
+
+
+def add_common_flags(parser: argparse.ArgumentParser) -> None:
+    """What every command has."""
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="say more (-vv: all)")
+    parser.add_argument("-q", "--quiet", action="store_true", help="only errors on stderr")
+    parser.add_argument("--log-json", action="store_true", help="log lines as JSON")
 
 
 def add_pipeline_flags(parser: argparse.ArgumentParser, *, batch_size: bool = True) -> None:
     default = Sampling()
     add = parser.add_argument
     add("--model", default="vtag-base", metavar="NAME|FOLDER", help="an embedded model, or yours")
-    add("--device", default="auto", metavar="auto|cpu|cuda[:N]|mps")
+    add(
+        "--device",
+        default="auto",
+        metavar="auto|cpu|cuda[:N]|mps",
+        help="for `run` also all, or several: cuda:0,cuda:1",
+    )
     add("--frames-per-second", type=float, default=default.frames_per_second, metavar="F")
     add(
         "--max-frames",
@@ -27,10 +43,26 @@ def add_pipeline_flags(parser: argparse.ArgumentParser, *, batch_size: bool = Tr
         metavar="N",
         help="a longer video is covered evenly by so many frames (default: %(default)s)",
     )
-    add("--sampling", choices=["uniform", "keyframes"], default=default.mode)
+    add("--sampling", choices=["uniform", "keyframes", "adaptive"], default=default.mode)
     add("--decoder", choices=["auto", "decord", "pyav"], default=default.decoder)
     add("--top-k", type=int, default=20, metavar="N", help="tags per video at most (default: 20)")
     add("--threshold", type=float, metavar="X", help="instead of each label's own; 0 takes all")
+    add("--min-score", type=float, default=0.0, metavar="X", help="no tag below, whatever its own")
+    add(
+        "--label-thresholds", metavar="FILE", help="lines of `label, X`, or JSON: for single labels"
+    )
+    add(
+        "--backend",
+        choices=get_args(BackendName),
+        default="auto",
+        help="what computes on a CPU; auto: openvino where installed, else torch, same scores",
+    )
+    add(
+        "--precision",
+        choices=get_args(PrecisionName),
+        default="auto",
+        help="auto: fp32, on a GPU fp16. int8 (CPU) and bf16 (GPU) are faster; scores differ a bit",
+    )
     if batch_size:
         add("--batch-size", default="auto", metavar="N", help="frames per network pass")
     add(
@@ -38,6 +70,21 @@ def add_pipeline_flags(parser: argparse.ArgumentParser, *, batch_size: bool = Tr
     )
     add("--read-only-cache", action="store_true", help="use a cache of others, change nothing")
     add("--no-cache", action="store_true", help="keep no features")
+
+
+def add_corrections_flag(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument(
+        "--corrections",
+        action="append",
+        metavar="FILE",
+        help=f"{text} (corrections.jsonl; the later one counts)",
+    )
+
+
+def corrector_of(args: argparse.Namespace, pipeline: Pipeline) -> Corrector:
+    from vtag.corrections import Corrector, read_corrections
+
+    return Corrector(read_corrections(map(Path, args.corrections or ())), pipeline.head.labels)
 
 
 def share_cores(workers: int) -> None:
@@ -59,28 +106,51 @@ def sampling_of(args: argparse.Namespace) -> Sampling:
 
 
 def selection_of(args: argparse.Namespace) -> Selection:
-    return Selection(top_k=args.top_k, threshold=args.threshold)
+    file = args.label_thresholds
+    return Selection(
+        top_k=args.top_k,
+        threshold=args.threshold,
+        min_score=args.min_score,
+        thresholds=read_label_thresholds(file) if file else {},
+    )
 
 
 def open_cache(args: argparse.Namespace) -> FeatureCache:
     from vtag.cache import FeatureCache, default_cache_folder
 
+    read_only = getattr(args, "read_only_cache", False)
+    if args.cache and is_remote(args.cache):
+        from vtag.remote_cache import RemoteFeatureCache
+
+        return RemoteFeatureCache(args.cache, read_only=read_only)
     folder = Path(args.cache) if args.cache else default_cache_folder()
-    return FeatureCache(folder, read_only=getattr(args, "read_only_cache", False))
+    return FeatureCache(folder, read_only=read_only)
 
 
-def pipeline_of(args: argparse.Namespace, sampling: Sampling, selection: Selection) -> Pipeline:
+def batch_size_of(args: argparse.Namespace) -> int | None:
+    asked = args.batch_size if isinstance(args.batch_size, str) else "auto"  # else: of training
+    return None if asked == "auto" else _positive(asked, "--batch-size")
+
+
+def pipeline_of(
+    args: argparse.Namespace,
+    sampling: Sampling,
+    selection: Selection,
+    *,
+    frames: FrameExtractor | None = None,
+) -> Pipeline:
     from vtag.tagger import Pipeline
 
-    asked = args.batch_size if isinstance(args.batch_size, str) else "auto"  # else: of training
-    batch = None if asked == "auto" else _positive(asked, "--batch-size")
     return Pipeline(
         args.model,
         device=args.device,
         sampling=sampling,
         selection=selection,
         cache=None if args.no_cache else open_cache(args),
-        batch_size=batch,
+        batch_size=batch_size_of(args),
+        backend=args.backend,
+        precision=args.precision,
+        frames=frames,
     )
 
 

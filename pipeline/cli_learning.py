@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vtag.cli_flags import add_corrections_flag
 from vtag.cli_learning_data import (
     dataset_of,
     model_folder,
@@ -214,11 +215,13 @@ def add_commands(
     train.add_argument(
         "data",
         metavar="DATA",
+        nargs="?",
         help="a folder per tag, a .csv or .jsonl table (path, labels, split, group, "
         "features.NAME: a .npy or .npz file per clip), "
         "or a folder of YouTube-8M TFRecords",
     )
     train.add_argument("--out", required=True, metavar="MODEL", help="folder for the model")
+    add_corrections_flag(train, "learn from what you corrected in the report, with or without DATA")
     train.add_argument("--preset", choices=PRESET_NAMES, help="default: by the number of clips")
     train.add_argument("--start", metavar="MODEL", help="fine-tune this model folder")
     kinds = train.add_mutually_exclusive_group()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -40,9 +41,13 @@ def dataset_of(
     from vtag.dataset_streams import check_file_streams, check_fit, with_streams
     from vtag.train_config import check_streams
 
-    data = Path(args.data)
-    shards = shards_of(data)
+    if not args.data and not args.corrections:
+        raise ConfigError("nothing to learn from: name DATA, or --corrections FILE")
+    data = Path(args.data or "")
+    shards = shards_of(data) if args.data else []
     if shards:
+        if args.corrections:
+            raise ConfigError("--corrections are of clips, and YouTube-8M shards hold none")
         held_out = shards_of(Path(args.validation_data)) if args.validation_data else []
         return youtube8m_dataset(
             shards,
@@ -51,7 +56,8 @@ def dataset_of(
             held_out=0.0 if held_out else args.validation,
             seed=args.seed or 0,
         )
-    items = read_items(data)
+    items = read_items(data) if args.data else ()
+    items, notes = _corrected(args, items)
     if args.streams:
         items = with_streams(items, args.streams.split(","))
     # Before the model is loaded and features are made.
@@ -68,7 +74,7 @@ def dataset_of(
         def features_for(path: Path) -> Mapping[str, Features]:
             return {stream: rows for stream, rows in every(path).items() if stream in chosen}
 
-        return build_dataset(
+        dataset = build_dataset(
             items,
             features_for,
             content_id=pipeline.content_id,
@@ -76,6 +82,7 @@ def dataset_of(
             seed=args.seed or 0,
             sampling=pipeline.sampling.fingerprint(),
         )
+    return replace(dataset, notes=(*notes, *dataset.notes))
 
 
 def shards_of(source: Path) -> list[Path]:
@@ -120,6 +127,27 @@ def stream_notes(items: Sequence[Item], head: Head) -> list[str]:
         ),
         *head.notes(there),
     ]
+
+
+def _corrected(
+    args: argparse.Namespace, items: tuple[Item, ...]
+) -> tuple[tuple[Item, ...], tuple[str, ...]]:
+    """The clips as `--corrections` says, and what to know of that."""
+    from vtag.cli_flags import open_cache
+    from vtag.content_id import ContentIds
+    from vtag.corrections import read_corrections
+    from vtag.dataset_corrections import corrected_items
+
+    if not args.corrections:
+        return items, ()
+    files = [Path(name) for name in args.corrections]
+    content_ids = ContentIds(None if args.no_cache else open_cache(args).root)
+    return corrected_items(
+        items,
+        read_corrections(files),
+        content_id=content_ids.of,
+        folders=[Path(), *(file.parent for file in files)],
+    )
 
 
 def _chosen_streams(

@@ -93,6 +93,24 @@ class ContentIds:
             self._remember(real_path, stamp, content_id)
         return content_id
 
+    def recall(self, name: str, stamp: str) -> str | None:
+        """The content id that a remote object had under this stamp; None if it is not known."""
+        return self._recall(_remote_name(name), stamp)
+
+    def remember(self, name: str, stamp: str, content_id: str) -> None:
+        """Keeps the content id of a remote object.
+
+        Args:
+            name: its public address.
+            stamp: what its storage says of the content; another content has another.
+        """
+        self._remember(_remote_name(name), stamp, content_id)
+
+    @staticmethod
+    def fits(text: str) -> bool:
+        """Whether a text has the form of a content id."""
+        return _CONTENT_ID.fullmatch(text) is not None
+
     def forget(self) -> None:
         """Removes the memo, and with it the names of all files that were read."""
         if self._memo is not None:
@@ -156,6 +174,11 @@ class ContentIds:
     def _give_up(self, why: str) -> None:
         log.warning("%s; content ids are not remembered, every file is hashed again", why)
         self._memo = None
+
+
+def _remote_name(name: str) -> bytes:
+    # No real path begins like this, so an address never meets a file.
+    return b"//remote/" + name.encode("utf-8", "surrogatepass")
 
 
 def _status(path: Path) -> os.stat_result:

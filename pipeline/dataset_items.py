@@ -78,7 +78,9 @@ def read_items(source: Path) -> tuple[Item, ...]:
     if source.is_dir():
         return tuple(_of_folder(source))
     if not source.is_file():
-        raise DatasetError([f"{source}: no such folder or table"])
+        raise DatasetError(
+            [f"{source}: no such folder or table; name a folder with a folder per tag, or a table"]
+        )
     if source.suffix.lower() not in TABLE_SUFFIXES:
         raise DatasetError([f"{source}: a table must be named .csv or .jsonl"])
     problems: list[str] = []

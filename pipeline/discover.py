@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,18 @@ from pathlib import Path
 from typing import Final
 
 from vtag.errors import ConfigError, MediaError
+from vtag.shards import Shard
 from vtag.sniff import sniff
+
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "MEDIA_SUFFIXES",
+    "OTHER_SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "Discovery",
+    "Shard",
+    "find_inputs",
+]
 
 VIDEO_SUFFIXES: Final = frozenset(
     [
@@ -129,7 +139,13 @@ OTHER_SUFFIXES: Final = frozenset(
         ".yml",
         ".zip",
         ".lock",
+        # Not complete yet: programs that copy or load take this away when they are done.
+        ".crdownload",
+        ".download",
+        ".filepart",
         ".part",
+        ".partial",
+        ".tmp",
     ]
 )
 APPLE_DOUBLE: Final = bytes.fromhex("00051607")  # what macOS leaves as "._name" on foreign disks
@@ -142,37 +158,6 @@ class Discovery:
     ignored: int = 0  # files that are no media by name and beginning
     folders: int = 0
     warnings: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Shard:
-    """The `index`-th of `count` parts (from 1) of any set of inputs.
-
-    An input's part is decided by its path inside the folder, so that no part has to read the
-    files of another, and parts agree on any machine.
-    """
-
-    index: int
-    count: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.index <= self.count:
-            raise ConfigError(f"a shard is i/n with 1 <= i <= n, got {self.index}/{self.count}")
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """`Shard.parse("2/8")`; raises ConfigError on anything else."""
-        index, slash, count = text.partition("/")
-        if not (
-            slash and index.isascii() and index.isdigit() and count.isascii() and count.isdigit()
-        ):
-            raise ConfigError(f"a shard is written i/n, for example 1/4, got {text!r}")
-        return cls(int(index), int(count))
-
-    def holds(self, name: str) -> bool:
-        """Whether an input of this name (relative to its folder) belongs to the shard."""
-        digest = hashlib.sha256(os.fsencode(name)).digest()
-        return int.from_bytes(digest[:8], "big") % self.count == self.index - 1
 
 
 def find_inputs(
@@ -228,7 +213,7 @@ def _walk(root: str, discovery: Discovery) -> Iterator[str]:
                 below.append(name)
                 if _suffix(entry.name) in MEDIA_SUFFIXES:
                     yield name
-            elif _is_input(entry):
+            elif is_input(entry.path):
                 yield name
             else:
                 discovery.ignored += 1
@@ -239,26 +224,27 @@ def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _is_input(entry: os.DirEntry[str]) -> bool:
-    suffix = _suffix(entry.name)
+def is_input(path: str) -> bool:
+    """Whether a walk takes this file, by its name and, where that says nothing, its beginning."""
+    name, suffix = os.path.basename(path), _suffix(path)
     if suffix in MEDIA_SUFFIXES:
-        return not (entry.name.startswith("._") and _is_apple_double(entry))
+        return not (name.startswith("._") and _is_apple_double(path))
     if suffix in OTHER_SUFFIXES:
         return False
     try:
-        if not stat.S_ISREG(entry.stat().st_mode):
+        if not stat.S_ISREG(os.stat(path).st_mode):
             return False
-        sniff(Path(entry.path))
+        sniff(Path(path))
     except (MediaError, OSError):
         return False
     return True
 
 
-def _is_apple_double(entry: os.DirEntry[str]) -> bool:
+def _is_apple_double(path: str) -> bool:
     try:
-        if not stat.S_ISREG(entry.stat().st_mode):
+        if not stat.S_ISREG(os.stat(path).st_mode):
             return False
-        with open(entry.path, "rb") as file:
+        with open(path, "rb") as file:
             return file.read(4) == APPLE_DOUBLE
     except OSError:
         return False

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +17,20 @@ from typing import Literal
 State = Literal["ok", "note", "problem"]
 
 PACKAGES = ("torch", "torchvision", "torchaudio", "av", "decord", "numpy", "safetensors")
+# Extra -> the module that it installs, and what for.
+EXTRAS = {
+    "watch": ("watchdog", "vtag run --watch without walking"),
+    "parquet": ("pyarrow", "vtag sidecar --format parquet"),
+    "onnx": ("onnxruntime", "vtag export"),
+    "s3": ("s3fs", "videos and results at s3://"),
+    "gcs": ("gcsfs", "videos and results at gs://"),
+}
+PROGRAMS = {"mpv": "vtag search --open"}
 LOW_DISK_BYTES = 1 << 30
+# Of the networks, and of each file that is worked on beside them: 0.8, 0.9 and 1.05 GB for 1,
+# 2 and 4 workers on the sample videos, children included; larger pictures need more.
+GB_AND_GB_PER_WORKER = (0.7, 0.3)
+SLOW_FRAMES_PER_SECOND = 3.0
 
 
 @dataclass(frozen=True)
@@ -39,11 +54,15 @@ def findings(cache_folder: Path) -> Iterator[Finding]:
         "ok", f"vtag {__version__} on Python {platform.python_version()}, {platform.platform()}"
     )
     yield from _packages()
+    yield from _extras()
     yield from _devices()
+    yield from _backends()
     yield from _decoders()
     yield from _sandbox()
     yield from _models()
     yield from _cache(cache_folder)
+    yield from _settings()
+    yield from _speed()
 
 
 def _installed(name: str) -> str | None:
@@ -72,12 +91,27 @@ def _packages() -> Iterator[Finding]:
         )
 
 
+def _extras() -> Iterator[Finding]:
+    """Libraries that something more needs; nothing is wrong without them."""
+    for name, (module, use) in EXTRAS.items():
+        if importlib.util.find_spec(module):
+            yield Finding("ok", f"{module} {_installed(module) or ''}".rstrip() + f": {use}")
+        else:
+            yield Finding("note", f"no {module}: {use}", f"pip install 'vtag[{name}]'")
+    for program, use in PROGRAMS.items():
+        if shutil.which(program):
+            yield Finding("ok", f"{program}: {use}")
+        else:
+            yield Finding("note", f"no {program}: {use}", f"apt install {program}, or the like")
+
+
 def _devices() -> Iterator[Finding]:
     import torch
 
     from vtag.stream import usable_cores
 
-    yield Finding("ok", f"{usable_cores()} cores")
+    yield Finding("ok", f"{usable_cores()} cores, and as many files at once in `vtag run`")
+    yield from _memory(usable_cores())
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             yield Finding("ok", f"cuda:{index} {torch.cuda.get_device_name(index)}")
@@ -85,6 +119,32 @@ def _devices() -> Iterator[Finding]:
         yield Finding("ok", "mps (Apple GPU)")
     else:
         yield Finding("note", "no GPU: the networks run on the CPU")
+
+
+def _memory(workers: int) -> Iterator[Finding]:
+    try:
+        pages = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_AVPHYS_PAGES")
+        total, free = (count * os.sysconf("SC_PAGE_SIZE") / 1e9 for count in pages)
+    except (AttributeError, ValueError, OSError):  # not on this system
+        return
+    text = f"{total:.1f} GB of memory, {free:.1f} GB free"
+    if total < GB_AND_GB_PER_WORKER[0] + workers * GB_AND_GB_PER_WORKER[1]:
+        fits = max(1, int((total - GB_AND_GB_PER_WORKER[0]) / GB_AND_GB_PER_WORKER[1]))
+        yield Finding("note", text, f"little for {workers} files at once: --workers {fits}")
+    else:
+        yield Finding("ok", text)
+
+
+def _backends() -> Iterator[Finding]:
+    found = _installed("openvino")
+    if found:
+        yield Finding("ok", f"openvino {found}: computes on the CPU; --precision int8 is there")
+    else:
+        yield Finding(
+            "note",
+            "openvino is not installed: torch computes, and there is no --precision int8",
+            'pip install "vtag[openvino]" for a faster CPU',
+        )
 
 
 def _decoders() -> Iterator[Finding]:
@@ -149,7 +209,7 @@ def _cache(folder: Path) -> Iterator[Finding]:
     try:
         info = FeatureCache(folder).info()
     except CacheError as err:
-        yield Finding("problem", str(err), "choose another folder with --cache or VTAG_CACHE_DIR")
+        yield Finding("problem", str(err))  # which says what to do
         return
     yield Finding("ok", f"cache {folder}: {info.entries} entries, {info.bytes / 1e6:.0f} MB")
     free = shutil.disk_usage(folder).free
@@ -161,3 +221,48 @@ def _cache(folder: Path) -> Iterator[Finding]:
         )
     if sys.platform == "win32":
         yield Finding("note", "on Windows the decode child has a deadline but no other limits")
+
+
+def _settings() -> Iterator[Finding]:
+    from vtag.cli import build_parser
+    from vtag.cli_parse import schema_of
+    from vtag.errors import ConfigError
+    from vtag.settings import Settings
+    from vtag.settings_files import odd_variables
+
+    schema = schema_of(build_parser())
+    try:
+        read = [str(source.path) for source, _ in Settings(schema, os.environ).files]
+    except ConfigError as err:
+        yield Finding("problem", str(err), "repair it; `vtag config path` names the files")
+    else:
+        yield Finding("ok", f"settings: {', '.join(read) or 'no file, all defaults'}")
+    for text in odd_variables(schema, os.environ):
+        yield Finding("note", text)
+
+
+def _speed() -> Iterator[Finding]:
+    """How fast one core looks at frames: the greater part of a cold run on a CPU."""
+    import torch
+
+    from vtag.errors import EnvironmentProblem
+    from vtag.extractors import build_extractor
+
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)  # this is an application: `vtag doctor`
+        extractor = build_extractor("resnet50", device="cpu", batch_size=None)
+        pixels = torch.randint(0, 256, (8, 3, 256, 256), dtype=torch.uint8)
+        extractor(pixels)
+        started = time.perf_counter()
+        extractor(pixels)
+        rate = len(pixels) / (time.perf_counter() - started)
+    except EnvironmentProblem:  # said above
+        return
+    finally:
+        torch.set_num_threads(threads)
+    text = f"the visual network looks at {rate:.0f} frames a second and core"
+    if rate < SLOW_FRAMES_PER_SECOND:
+        yield Finding("note", text, "slow: --sampling keyframes or --max-frames 60 help most")
+    else:
+        yield Finding("ok", text)

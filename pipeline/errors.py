@@ -106,6 +106,37 @@ ERROR_CODES: Final[dict[str, ErrorCode]] = {
         "run again with a smaller --max-frames, or convert the file to a smaller picture",
         retryable=True,
     ),
+    "worker_lost": ErrorCode(
+        "on a cluster: worker after worker ended while it had this file",
+        "run again with --retry-failed; if it stays, try the file with --engine local",
+        retryable=True,
+    ),
+    "worker_error": ErrorCode(
+        "on a cluster: the worker failed for a reason that is none of the file's",
+        "read the message, mend the machine or report the bug, then run with --retry-failed",
+        retryable=True,
+    ),
+    "source_not_found": ErrorCode(
+        "the storage has no such object", "check the name, or whether it was deleted"
+    ),
+    "source_denied": ErrorCode(
+        "the storage does not give the object to this machine, or refuses the question",
+        "check the credentials of this machine, the rights on the object and its address",
+    ),
+    "source_unreachable": ErrorCode(
+        "the storage failed, was too slow or broke off, again and again",
+        "run again with --retry-failed",
+        retryable=True,
+    ),
+    "source_too_large": ErrorCode(
+        "the object is larger than --max-object-size or the whole spool",
+        "raise --max-object-size and --spool-size",
+    ),
+    "source_changed": ErrorCode(
+        "the object was replaced while it was read, twice in a row",
+        "run again when it is complete",
+        retryable=True,
+    ),
 }
 
 

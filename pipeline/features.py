@@ -9,7 +9,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,13 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vtag.adaptive import AdaptiveRows
 from vtag.cache import CacheEntry, FeatureCache
+from vtag.cache_writer import CacheWriter
 from vtag.config import Sampling
 from vtag.content_id import ContentIds
 from vtag.decode_process import DecoderProcess, Finished, Restarted
-from vtag.errors import CacheError, MediaError
+from vtag.errors import MediaError
 from vtag.extractors.base import FrameExtractor, SoundExtractor
 from vtag.records import Features, Frames, Media, Sound
+from vtag.shared_batches import SharedFrames, SharedSounds, done
 from vtag.sniff import sniff
 
 log = logging.getLogger(__name__)
@@ -140,7 +145,7 @@ class FeatureMaker:
         self._fingerprints = {s: fingerprint_of(e) for s, e in self.extractors.items()}
         self._pool = DecoderPool()
         self._in_work = InWork()
-        self._cache_is_full = False
+        self._kept = CacheWriter(cache) if cache is not None else None
 
     def features_of(self, path: Path, content_id: str | None = None) -> ClipFeatures:
         """The features of one file.
@@ -172,20 +177,32 @@ class FeatureMaker:
             self._keep(content_id, made)
         return _assemble(content_id, {**found, **made}, cached=False, timing={**timing, **spent})
 
+    def cached_features(self, content_id: str) -> ClipFeatures | None:
+        """The features of a content that the cache has all of; None if it has not."""
+        found = self._from_cache(content_id)
+        if set(self.extractors) - set(found):
+            return None
+        return _assemble(content_id, found, cached=True, timing={})
+
     def close(self) -> None:
-        """Ends the decode children."""
+        """Ends the decode children, and returns when all features are in the cache."""
         self._pool.close()
+        for extractor in self.extractors.values():
+            if isinstance(extractor, SharedFrames | SharedSounds):
+                extractor.close()
+        if self._kept is not None:
+            self._kept.flush()
 
     def _key(self, content_id: str, stream: str) -> str:
         rule = self.sampling.fingerprint() if stream == "visual" else SOUND_RULE
         return FeatureCache.key(content_id, self._fingerprints[stream], rule)
 
     def _from_cache(self, content_id: str) -> dict[str, CacheEntry]:
-        if self.cache is None:
+        if self._kept is None:
             return {}
         entries = {}
         for stream in self.extractors:
-            entry = self.cache.get(self._key(content_id, stream))
+            entry = self._kept.get(self._key(content_id, stream))
             if entry is not None:
                 try:
                     _facts(entry)
@@ -196,17 +213,9 @@ class FeatureMaker:
         return entries
 
     def _keep(self, content_id: str, made: Mapping[str, CacheEntry]) -> None:
-        if self.cache is None or self.cache.read_only or self._cache_is_full:
-            return
-        for stream, entry in made.items():
-            try:
-                self.cache.put(self._key(content_id, stream), entry)
-            except CacheError as err:
-                # Tagging does not need the cache. Said once: a full disk would say it a
-                # hundred thousand times.
-                self._cache_is_full = True
-                log.warning("features are no longer kept: %s", err)
-                return
+        if self._kept is not None:
+            for stream, entry in made.items():
+                self._kept.put(self._key(content_id, stream), entry)
 
     def _decode(
         self, path: Path, wanted: set[str], decoder: DecoderProcess
@@ -214,7 +223,8 @@ class FeatureMaker:
         """Decodes what is wanted and runs the extractors on it as it comes."""
         visual = self.extractors["visual"] if "visual" in wanted else None
         audio = self.extractors["audio"] if "audio" in wanted else None
-        frames, sound = FrameRows(visual), SoundRows(audio)
+        frames, sound = self._new_rows(visual), SoundRows(audio)
+        explorer = frames if isinstance(frames, AdaptiveRows) else None
         finished: Finished | None = None
         embed_seconds = 0.0
         started = time.perf_counter()
@@ -223,6 +233,7 @@ class FeatureMaker:
             sampling=self.sampling,
             want_video=visual is not None,
             want_sound=audio is not None,
+            explorer=explorer,
         )
         for event in events:
             arrived = time.perf_counter()
@@ -231,7 +242,8 @@ class FeatureMaker:
             elif isinstance(event, Sound):
                 sound.add(event)
             elif isinstance(event, Restarted):
-                frames, sound = FrameRows(visual), SoundRows(audio)
+                # An explorer begins anew by itself: the decoder holds on to it.
+                frames, sound = explorer or self._new_rows(visual), SoundRows(audio)
             elif isinstance(event, Finished):
                 finished = event
             embed_seconds += time.perf_counter() - arrived
@@ -243,12 +255,21 @@ class FeatureMaker:
         if audio is not None:
             rows["audio"] = sound.features(self._fingerprints["audio"])
         seconds = time.perf_counter() - started
+        media = finished.media
+        if explorer is not None:
+            media = replace(media, sampled_frames=explorer.looks)
         info: dict[str, Any] = {
-            "media": finished.media.to_dict(),
+            "media": media.to_dict(),
             "warnings": list(finished.warnings),
         }
         made = {stream: CacheEntry(features, info) for stream, features in rows.items()}
         return made, {"decode": seconds - embed_seconds, "embed": embed_seconds}
+
+    def _new_rows(self, visual: Any) -> FrameRows | AdaptiveRows:
+        """What collects the pictures of one file."""
+        if visual is not None and self.sampling.mode == "adaptive":
+            return AdaptiveRows(visual)
+        return FrameRows(visual)
 
 
 class FrameRows:
@@ -256,7 +277,7 @@ class FrameRows:
 
     def __init__(self, extractor: FrameExtractor | SoundExtractor | None) -> None:
         self._extractor = extractor
-        self._rows: list[Tensor] = []
+        self._rows = _RowsToCome()
         self._seconds: list[np.ndarray[Any, np.dtype[np.float64]]] = []
 
     def add(self, frames: Frames) -> None:
@@ -265,14 +286,13 @@ class FrameRows:
             return
         # [n, H, W, 3] seen as [n, 3, H, W]: this is channels_last, nothing is copied.
         pixels = torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)
-        rows = self._extractor(pixels)
-        self._rows.append(rows.repeat_interleave(torch.from_numpy(frames.repeats), dim=0).half())
+        self._rows.add(_submitted(self._extractor, pixels), torch.from_numpy(frames.repeats))
         self._seconds.append(frames.seconds)
 
     def features(self, made_by: str) -> Features:
         """All rows so far."""
         assert self._extractor is not None
-        return _stack(self._rows, self._seconds, self._extractor.dim, made_by)
+        return _stack(self._rows.all(), self._seconds, self._extractor.dim, made_by)
 
 
 class SoundRows:
@@ -290,7 +310,7 @@ class SoundRows:
         self._extractor: Any = extractor
         self._waiting = np.zeros(0, np.float32)
         self._start: float | None = None
-        self._rows: list[Tensor] = []
+        self._rows = _RowsToCome()
         self._taken = 0
 
     def add(self, sound: Sound) -> None:
@@ -307,7 +327,7 @@ class SoundRows:
     def _take(self, windows: int) -> None:
         hop, window = self._extractor.hop_samples, self._extractor.window_samples
         piece = self._waiting[: (windows - 1) * hop + window]
-        self._rows.append(self._extractor(torch.from_numpy(piece.copy())).half())
+        self._rows.add(_submitted(self._extractor, torch.from_numpy(piece.copy())))
         self._waiting = self._waiting[windows * hop :].copy()
         self._taken += windows
 
@@ -318,11 +338,45 @@ class SoundRows:
         if whole:
             self._take(whole)
         elif not self._taken and len(self._waiting):
-            self._rows.append(self._extractor(torch.from_numpy(self._waiting)).half())
-        count = sum(len(rows) for rows in self._rows)
+            self._rows.add(_submitted(self._extractor, torch.from_numpy(self._waiting)))
+        rows = self._rows.all()
+        count = sum(len(some) for some in rows)
         step = hop / self._extractor.rate_hz
         seconds = (self._start or 0.0) + np.arange(count, dtype=np.float64) * step
-        return _stack(self._rows, [seconds], self._extractor.dim, made_by)
+        return _stack(rows, [seconds], self._extractor.dim, made_by)
+
+
+class _RowsToCome:
+    """Rows in the order in which they were asked for, whenever they come."""
+
+    def __init__(self) -> None:
+        self._there: list[Tensor] = []
+        self._to_come: deque[tuple[Future[Tensor], Tensor | None]] = deque()
+
+    def add(self, rows: Future[Tensor], repeats: Tensor | None = None) -> None:
+        """The next rows, each as often as `repeats` says."""
+        self._to_come.append((rows, repeats))
+        self._take(lambda: self._to_come[0][0].done())
+
+    def all(self) -> list[Tensor]:
+        """float16 [n, D] each; waits for what has not come."""
+        self._take(lambda: True)
+        return self._there
+
+    def _take(self, may: Callable[[], bool]) -> None:
+        while self._to_come and may():
+            answer, repeats = self._to_come.popleft()
+            rows = answer.result()
+            if repeats is not None:
+                rows = rows.repeat_interleave(repeats, dim=0)
+            self._there.append(rows.half())
+
+
+def _submitted(extractor: Any, items: Tensor) -> Future[Tensor]:
+    """The rows to come: at once from a network of this thread, later from a shared one."""
+    if isinstance(extractor, SharedFrames | SharedSounds):
+        return extractor.submit(items)
+    return done(extractor(items))
 
 
 def fingerprint_of(extractor: FrameExtractor | SoundExtractor) -> str:
@@ -351,7 +405,9 @@ def _assemble(
     # The visual entry knows about damage and the decoder; the audio entry only when alone.
     first = entries.get("visual") or next(iter(entries.values()))
     media, _ = _facts(first)
-    looked = len(entries["visual"].features.rows) if "visual" in entries else 0
+    # Adaptive sampling looked at fewer times than it has rows, and the entry says at how many.
+    looked = _facts(entries["visual"])[0].sampled_frames if "visual" in entries else 0
+    looked = looked or (len(entries["visual"].features.rows) if "visual" in entries else 0)
     warnings = dict.fromkeys(w for entry in entries.values() for w in _facts(entry)[1])
     streams = {stream: entry.features for stream, entry in entries.items()}
     return ClipFeatures(

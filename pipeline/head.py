@@ -6,7 +6,8 @@ the rows are named in it, and checked against what the rows were made with.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -18,16 +19,19 @@ from torch import Tensor
 
 import vtag.models
 from vtag.config import Selection
-from vtag.errors import WeightsError
+from vtag.errors import ConfigError, WeightsError
 from vtag.models.checkpoint import check_extractors, load_checkpoint
 from vtag.models.ensemble import Net
 from vtag.models.labels import Label, LabelSet
-from vtag.models.readout import Readout, evidence, rank, segments
+from vtag.models.readout import Readout, evidence, rank, segments, specific_first
 from vtag.records import Features, ModelInfo, Stream, Tag, is_of_file
 
 DEFAULT_MODEL: Final = "vtag-base"
 MAX_EVIDENCE: Final = 5  # moments named per tag
-WINDOWS_AT_ONCE: Final = 256  # bounds the memory of a pass over a video of any length
+WINDOWS_AT_ONCE: Final = 256  # bounds the memory of a pass over videos of any length
+# A matrix product with fewer rows takes another way through the library and rounds otherwise;
+# from here on a window has the same scores to the last bit, whatever it is scored beside.
+FEWEST_WINDOWS: Final = 8
 # Digits of a score in a record. The order of tags is by these digits, the more specific first
 # among equals, so what is printed is in the order that is printed.
 SCORE_DIGITS: Final = 4
@@ -128,70 +132,149 @@ class Head:
     def tags(
         self, streams: Mapping[str, Features], *, end_seconds: float, selection: Selection
     ) -> tuple[Tag, ...]:
-        """The tags of a video, best first.
+        """The tags of a video, best first; see `specific_first` for what a tag implies.
 
         Args:
             streams: rows per stream; a stream without rows, or left out, is not there.
             end_seconds: where the last window ends.
-            selection: which labels become tags.
-        """
-        present = {s: f for s, f in streams.items() if s in self.extractors and len(f.rows)}
-        scores, windows = self._scores(present)
-        scores = scores.minimum(self._ceilings(selection))
-        tags: list[Tag] = []
-        for at in rank(scores.numpy(), self.labels):
-            label, score = self.labels[at], float(scores[at])
-            threshold = label.threshold if selection.threshold is None else selection.threshold
-            if selection.top_k is not None and len(tags) >= selection.top_k:
-                break
-            if score >= threshold and label.stream in windows:
-                window = windows[label.stream]
-                tags.append(self._tag(label, at, score, threshold, window, end_seconds))
-        return tuple(tags)
+            selection: which labels become tags. With a `threshold` of its own the order is
+                that of the scores alone.
 
-    def _ceilings(self, selection: Selection) -> Tensor:
-        """The highest score of each label, float32 [C]."""
-        thresholds = torch.tensor([label.threshold for label in self.labels])
-        if selection.threshold is not None:
-            thresholds = torch.full_like(thresholds, selection.threshold)
-        return thresholds.clamp(min=HIGHEST_SCORE)
+        Raises:
+            ConfigError: the selection names a label that is not there.
+        """
+        clip = [(streams, end_seconds)]
+        return self.tags_of_many(clip, selection=selection)[0]
+
+    def tags_of_many(
+        self, clips: Sequence[tuple[Mapping[str, Features], float]], *, selection: Selection
+    ) -> list[tuple[Tag, ...]]:
+        """What `tags` gives for each of (streams, end_seconds), to the last bit, in less time.
+
+        Memory grows with the rows of all clips together.
+        """
+        all_present = [
+            {s: f for s, f in streams.items() if s in self.extractors and len(f.rows)}
+            for streams, _ in clips
+        ]
+        thresholds = self._thresholds(selection)
+        return [
+            self._choose(scores, windows, end_seconds, selection, thresholds)
+            for (scores, windows), (_, end_seconds) in zip(
+                self._scores_of_many(all_present), clips, strict=True
+            )
+        ]
+
+    def _choose(
+        self,
+        scores: Tensor,
+        windows: Mapping[Stream, Windows],
+        end_seconds: float,
+        selection: Selection,
+        thresholds: Sequence[float],
+    ) -> tuple[Tag, ...]:
+        """The labels that become tags, best first."""
+        scores = scores.minimum(torch.tensor(thresholds).clamp(min=HIGHEST_SCORE))
+        reached = scores.numpy().astype(np.float64) >= np.asarray(thresholds)
+        chosen = [
+            at
+            for at in rank(scores.numpy(), self.labels)
+            if reached[at] and self.labels[at].stream in windows
+        ]
+        if selection.threshold is None:
+            chosen = list(specific_first(chosen, self.labels))
+        return tuple(
+            self._tag(
+                self.labels[at],
+                at,
+                float(scores[at]),
+                thresholds[at],
+                windows[self.labels[at].stream],
+                end_seconds,
+            )
+            for at in chosen[: selection.top_k]
+        )
+
+    def check_selection(self, selection: Selection) -> None:
+        """Raises ConfigError if it names a label that is not there, or one label twice."""
+        self._thresholds(selection)
+
+    def _thresholds(self, selection: Selection) -> list[float]:
+        """The score from which each label is a tag."""
+        common = selection.threshold
+        found = [label.threshold if common is None else common for label in self.labels]
+        named: dict[int, str] = {}
+        for text, threshold in selection.thresholds.items():
+            at = self._find(text)
+            if at in named:
+                raise ConfigError(f"thresholds: {named[at]!r} and {text!r} are the same label")
+            named[at] = text
+            found[at] = threshold
+        return [max(threshold, selection.min_score) for threshold in found]
+
+    def _find(self, text: str) -> int:
+        try:
+            return self.labels.index(self.labels.find(text))
+        except KeyError:
+            names = {label.name.casefold(): label.name for label in self.labels}
+            near = difflib.get_close_matches(text.casefold(), names, n=3, cutoff=0.5)
+            hint = f"; near it: {', '.join(repr(names[name]) for name in near)}" if near else ""
+            raise ConfigError(
+                f"thresholds: the model {self.info.name!r} has no label {text!r}{hint} "
+                "(`vtag labels` lists all)"
+            ) from None
 
     def _scores(self, streams: Mapping[str, Features]) -> tuple[Tensor, dict[Stream, Windows]]:
         """Score of each label, float32 [C], and the windows of each stream that was read."""
-        whole = None
-        if self.readout.pool == "network":
-            rows = {s: _tensor(f)[None] for s, f in streams.items()}
-            full = {s: torch.ones(1, r.shape[1], dtype=torch.bool) for s, r in rows.items()}
-            whole = self.readout.window_scores(self._logits(rows, full))
-        scores = torch.zeros(len(self.labels))
-        found: dict[Stream, Windows] = {}
-        for stream in self.readout.streams:
-            if stream not in streams:
-                continue
-            logits, times = self._window_logits(stream, streams[stream])
-            window_scores = self.readout.window_scores(logits, stream=stream)
-            video, shares = self.readout.video_scores(window_scores, whole=whole)
-            scores = torch.where(self._columns[stream], video, scores)
-            found[stream] = Windows(times, window_scores, shares)
-        return scores, found
+        return self._scores_of_many([streams])[0]
 
-    def _window_logits(
-        self, stream: Stream, features: Features
-    ) -> tuple[Tensor, np.ndarray[tuple[int], np.dtype[np.float64]]]:
-        """[W, C_net] log-odds of each window, and the time at which it begins."""
-        size = self.readout.window_of(stream)
-        rows = _tensor(features)
-        real = torch.ones(len(rows), dtype=torch.bool)
-        missing = -len(rows) % size
-        rows = torch.nn.functional.pad(rows, (0, 0, 0, missing)).view(-1, size, rows.shape[1])
-        real = torch.nn.functional.pad(real, (0, missing)).view(-1, size)
-        parts = [
-            self._logits({stream: part}, {stream: mask})
-            for part, mask in zip(
+    def _scores_of_many(
+        self, clips: Sequence[Mapping[str, Features]]
+    ) -> list[tuple[Tensor, dict[Stream, Windows]]]:
+        """What `_scores` gives for each; the windows of all go through the network together."""
+        wholes = [self._whole(streams) for streams in clips]
+        found: list[dict[Stream, Windows]] = [{} for _ in clips]
+        scores = [torch.zeros(len(self.labels)) for _ in clips]
+        for stream in self.readout.streams:
+            having = [at for at, streams in enumerate(clips) if stream in streams]
+            features = [clips[at][stream] for at in having]
+            for at, windows in zip(having, self._window_scores(stream, features), strict=True):
+                times = clips[at][stream].seconds[:: self.readout.window_of(stream)]
+                video, shares = self.readout.video_scores(windows, whole=wholes[at])
+                scores[at] = torch.where(self._columns[stream], video, scores[at])
+                found[at][stream] = Windows(times, windows, shares)
+        return list(zip(scores, found, strict=True))
+
+    def _whole(self, streams: Mapping[str, Features]) -> Tensor | None:
+        """[1, C] from all rows of a video at once, where the readout asks for it."""
+        if self.readout.pool != "network":
+            return None
+        rows = {s: _tensor(f)[None] for s, f in streams.items()}
+        full = {s: torch.ones(1, r.shape[1], dtype=torch.bool) for s, r in rows.items()}
+        return self.readout.window_scores(self._logits(rows, full))
+
+    def _window_scores(self, stream: Stream, videos: Sequence[Features]) -> list[Tensor]:
+        """[W, C] of each video: the scores of its windows."""
+        if not videos:
+            return []
+        cut = [_windows(features, self.readout.window_of(stream)) for features in videos]
+        rows, real = (torch.cat(parts) for parts in zip(*cut, strict=True))
+        scores = [
+            self._some_scores(stream, some, mask)
+            for some, mask in zip(
                 torch.split(rows, WINDOWS_AT_ONCE), torch.split(real, WINDOWS_AT_ONCE), strict=True
             )
         ]
-        return torch.cat(parts), features.seconds[::size]
+        return list(torch.split(torch.cat(scores), [len(windows) for windows, _ in cut]))
+
+    def _some_scores(self, stream: Stream, rows: Tensor, real: Tensor) -> Tensor:
+        """[W, C] of windows [W, n, D]."""
+        count = len(rows)
+        if count < FEWEST_WINDOWS:
+            places = torch.arange(FEWEST_WINDOWS) % count
+            rows, real = rows[places], real[places]
+        logits = self._logits({stream: rows}, {stream: real})
+        return self.readout.window_scores(logits, stream=stream)[:count]
 
     def _logits(self, rows: dict[str, Tensor], mask: dict[str, Tensor]) -> Tensor:
         with torch.inference_mode():
@@ -254,6 +337,15 @@ def load_head(model: str | Path) -> Head:
 
 def _embedded_folder() -> Path:
     return Path(vtag.models.__file__).parent / "weights"
+
+
+def _windows(features: Features, size: int) -> tuple[Tensor, Tensor]:
+    """[W, size, D] rows of each window, the last one filled up, and bool [W, size]: the real."""
+    rows = _tensor(features)
+    real = torch.ones(len(rows), dtype=torch.bool)
+    missing = -len(rows) % size
+    rows = torch.nn.functional.pad(rows, (0, 0, 0, missing)).view(-1, size, rows.shape[1])
+    return rows, torch.nn.functional.pad(real, (0, missing)).view(-1, size)
 
 
 def _tensor(features: Features) -> Tensor:

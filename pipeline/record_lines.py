@@ -134,7 +134,9 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
                 else:
                     yield line.record
     except OSError as err:
-        raise ConfigError(f"{path}: can not be read ({reason(err)})") from err
+        raise ConfigError(
+            f"{path}: can not be read ({reason(err)}); name a file that `vtag run` wrote"
+        ) from err
 
 
 def _looks_torn(raw: bytes, *, follows_records: bool) -> bool:

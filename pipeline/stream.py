@@ -53,6 +53,9 @@ def as_finished(
 ) -> Iterator[Result]:
     """Results in the order in which they are done, so that one slow item holds up no other.
 
+    `items` is asked again after each result, also when it had no more: what a result showed
+    to be left may follow.
+
     When `stopped` turns true no further item is taken, and what is under way is waited for
     `patience_seconds` at most; the rest is abandoned.
     """
@@ -60,14 +63,13 @@ def as_finished(
     source = iter(items)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="vtag")
     left = patience_seconds
-    exhausted = False
     try:
         while True:
-            while not exhausted and not stopped() and len(pending) < WINDOW_PER_WORKER * workers:
+            while not stopped() and len(pending) < WINDOW_PER_WORKER * workers:
                 try:
                     pending.add(pool.submit(work, next(source)))
                 except StopIteration:
-                    exhausted = True
+                    break
             if stopped():
                 for future in list(pending):
                     if future.cancel():

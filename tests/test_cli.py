@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -226,6 +227,10 @@ def test_the_last_lines_say_what_failed(tmp_path: Path) -> None:
         (["run", "a", "--out", "t.jsonl", "--max-failures", "lots"], 2, "lots"),
         (["run", "a", "--out", "t.jsonl", "--shard", "3/2"], 2, "3/2"),
         (["run", "a", "--out", "t.jsonl", "--batch-size", "none"], 2, "--batch-size"),
+        (["run", "a", "--out", "t.jsonl", "--workers", "-1"], 2, "--workers is 1 or more"),
+        (["run", "a", "--out", "t.jsonl", "--limit", "0"], 2, "--limit is 1 or more"),
+        (["tag", "."], 1, "vtag run FOLDER --out tags.jsonl"),
+        (["sidecar", "none.jsonl"], 2, "name a file that `vtag run` wrote"),
         (["cache", "prune"], 2, "--max-size"),
         (["models", "info", "nope"], 3, "vtag-base"),
         (["labels", "--model", "nope"], 3, "vtag-base"),
@@ -251,14 +256,18 @@ def test_labels_are_listed_and_searched(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["labels", "--search", "retriever"]) == 0
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert ["n02099601", "golden retriever"] in [row[:2] for row in rows]
-    assert main(["labels", "--search", "no such thing"]) == 1
+    assert main(["labels", "--search", "dalmation"]) == 1
+    assert "did you mean dalmatian" in capsys.readouterr().err
 
 
 def test_models_are_listed_and_described(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     assert "vtag-base\tmodel" in capsys.readouterr().out
     assert main(["models", "info", "vtag-base"]) == 0
-    assert json.loads(capsys.readouterr().out)["name"] == "vtag-base"
+    first = capsys.readouterr().out.splitlines()[0].split()
+    assert main(["models", "info", "vtag-base", "--json"]) == 0
+    about = json.loads(capsys.readouterr().out)
+    assert first == ["model", "vtag-base", f"({about['fingerprint']})"]
 
 
 def test_cache_commands(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -279,6 +288,64 @@ def test_doctor_reports(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "model vtag-base" in out
     assert "decode child" in out
+    assert "frames a second and core" in out
+    assert "settings: " in out
+    assert re.search(r"watchdog \d", out)
+
+
+def test_doctor_names_extras_that_there_are() -> None:
+    from vtag.doctor import EXTRAS
+
+    project = (SAMPLES.parent / "pyproject.toml").read_text(encoding="utf-8")
+    for extra in EXTRAS:
+        assert re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
+
+
+def test_doctor_tells_of_settings_that_make_no_sense(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("vtag.toml").write_text("devise = 1")
+    assert main(["doctor"]) == 3
+    assert "[problem] vtag.toml:1: no setting 'devise'" in capsys.readouterr().out
+
+
+def test_a_moved_file_keeps_its_tags_and_a_deleted_one_is_listed(tmp_path: Path) -> None:
+    out, folder = tmp_path / "t.jsonl", tmp_path / "videos"
+    folder.mkdir()
+    for n in range(3):
+        draw_clip(folder / f"{n}.mp4", seconds=1, fps=10 + n)
+    vtag("run", folder, "--out", out, "--no-cache")
+    before = records(out)
+    (folder / "1.mp4").rename(folder / "renamed.mp4")
+    (folder / "2.mp4").unlink()
+    run = vtag("run", folder, "--out", out, "--no-cache", "--list-deleted")
+    assert run.returncode == 0
+    assert "1 tagged (0 from cache, 1 known by content), 0 failed, 1 already done" in run.stderr
+    assert "1 moved; 1 deleted" in run.stderr
+    assert f"deleted: {folder / '2.mp4'}" in run.stderr
+    after = records(out)
+    assert sorted(after) == ["0.mp4", "2.mp4", "renamed.mp4"]
+    same = ("id", "tags", "media", "model", "warnings")
+    assert [after["renamed.mp4"][key] for key in same] == [before["1.mp4"][key] for key in same]
+    vtag("run", folder, "--out", out, "--no-cache", "--forget-deleted")
+    assert sorted(records(out)) == ["0.mp4", "renamed.mp4"]
+
+
+def test_colours_are_off_where_nobody_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vtag.cli import _colour
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    assert _colour()
+    monkeypatch.setenv("NO_COLOR", "")  # no-color.org: only when it is not empty
+    assert _colour()
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not _colour()
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "dumb")
+    assert not _colour()
 
 
 @pytest.mark.parametrize(

@@ -14,17 +14,30 @@ FOLDERS = {"pipeline": "vtag", "extractors": "vtag.extractors", "models": "vtag.
 # group -> (its modules, the groups that it may import besides itself)
 GROUPS: dict[str, tuple[str, str]] = {
     "errors": ("errors", ""),
-    "base": ("records config", "errors"),
+    "base": ("records config label_thresholds", "errors"),
     "store": (
-        "storage content_id cache cache_entry results record_lines stdout_results run_lock",
-        "errors base",
+        "storage content_id cache cache_entry cache_writer results record_lines stdout_results "
+        "run_lock done_index shard_mark",
+        "errors base shards",
     ),
+    "uris": ("uris", "errors"),
+    "shards": ("shards", "errors"),
+    "remote": (
+        "remote remote_errors remote_http remote_folder remote_cache parts",
+        "errors base store uris shards",
+    ),
+    "sources": (
+        "sources manifest remote_glob remote_spool source_probe",
+        "errors base store uris shards remote discover decode",
+    ),
+    "fetch": ("remote_tagger", "errors base store remote sources tagger"),
+    "merge": ("merge", "errors store uris shards remote sources"),
     "weights": ("weights download", "errors store"),
     # What a file is, where its frames and sound are, without torch: this runs in the child.
     "decode": (
         "sniff signatures sync_words container mp4_boxes packet_table stream_choice decord_fit "
         "orientation h264_units probe plan picture "
-        "decode decode_pyav decode_walk decode_decord decode_report sound",
+        "decode decode_pyav decode_seek decode_walk decode_decord decode_report sound",
         "errors base",
     ),
     "child": (
@@ -35,15 +48,30 @@ GROUPS: dict[str, tuple[str, str]] = {
     # Can be lifted out and used alone: nothing of decoding, caching or tagging is known there.
     "extractors": ("extractors", "errors base weights"),
     "models": ("models", "errors base store"),
-    "features": ("features", "errors base store decode child extractors"),
+    "features": ("features adaptive shared_batches", "errors base store decode child extractors"),
     "stream": ("stream signals", ""),
     "head": ("head", "errors base extractors models"),
-    "tagger": ("tagger", "errors base store extractors features head stream"),
-    "discover": ("discover", "errors base decode"),
-    "run": ("run", "errors base store stream tagger"),
+    "tagger": (
+        "tagger",
+        "errors base store extractors features head stream uris remote",
+    ),
+    "discover": ("discover", "errors base decode shards"),
+    "devices": ("device_workers", "errors base child watch tagger"),
+    "run": ("run input_groups", "errors base store stream tagger sources fetch"),
+    "scale": (
+        "scale scale_cluster scale_networks scale_worker",
+        "errors base stream extractors tagger run sources",
+    ),
+    "watch": ("watch moved", "errors base store discover"),
+    "settings": ("settings settings_files settings_schema", "errors store"),
     "score": ("score_model", "errors base models head learning data learning"),
     "export": ("export_onnx", "errors base store models head"),
     "table": ("table", "errors base"),
+    "corrections": ("corrections", "errors base store models"),
+    "report": (
+        "report report_entries report_folder report_page report_thumbnails",
+        "errors base store child models stream sidecar",
+    ),
     "sidecar": (
         "sidecar sidecar_files sidecar_change sidecar_nfo "
         "sidecar_webvtt sidecar_xml sidecar_xmp sidecar_tables",
@@ -55,8 +83,9 @@ GROUPS: dict[str, tuple[str, str]] = {
         "errors base store table features",
     ),
     "learning data": (
-        "youtube8m tf_example tfrecord dataset dataset_items dataset_split dataset_streams batches",
-        "errors base store decode discover models",
+        "youtube8m tf_example tfrecord dataset dataset_items dataset_split dataset_streams "
+        "dataset_corrections batches",
+        "errors base store decode discover models corrections",
     ),
     "learning": (
         "train train_start train_config train_run "

@@ -325,6 +325,16 @@ class TestAgainstLoops:
         sums = slow.residual_sums(self.rows, share, pooling.centres)
         self.check(pooling, slow.d_major(sums, per_cluster=True))
 
+    def test_netvlad_reduces_its_rows_first(self) -> None:
+        torch.manual_seed(4)
+        reduced, rows = NetVLAD(7, clusters=3, assignment="bias", reduce=4), torch.randn(2, 5, 7)
+        plain, mask = NetVLAD(4, clusters=3, assignment="bias"), torch.ones(2, 5, dtype=torch.bool)
+        state = reduced.state_dict()
+        matrix = state.pop("reduce")
+        plain.load_state_dict(state)
+        assert reduced.out_dim == 12
+        torch.testing.assert_close(reduced(rows, mask), plain(rows @ matrix, mask))
+
     def test_netrvlad(self) -> None:
         pooling = build("netrvlad")
         assert isinstance(pooling, NetRVLAD)

@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vtag.models.labels import Label, LabelSet
-from vtag.models.readout import OutputGroup, Readout, evidence, rank, segments
+from vtag.models.readout import (
+    OutputGroup,
+    Readout,
+    evidence,
+    rank,
+    segments,
+    specific_first,
+)
 from vtag.records import Evidence, Segment
 
 # Two kinds of pet under "animal", a car under nothing; drawn by hand.
@@ -460,3 +467,114 @@ def test_an_output_that_stands_over_others_is_as_sure_as_the_surest() -> None:
     scores = readout.window_scores(torch.tensor([[-3.0, 2.0, 0.0], [1.0, -2.0, 5.0]]))
     expected = torch.tensor([[2.0, 2.0, 0.0], [1.0, -2.0, 5.0]]).sigmoid()
     torch.testing.assert_close(scores, expected)
+
+
+KNOWN = Readout(
+    labels=BOTH.labels,
+    groups=(
+        OutputGroup(outputs=4, kind="softmax", temperature=1.5, none_of_these=True),
+        OutputGroup(outputs=2, stream="audio"),
+    ),
+)
+
+
+class TestNoneOfThese:
+    def test_takes_its_share_of_the_softmax_and_gives_it_to_no_label(self) -> None:
+        logits, none = [1.0, -0.5, 2.0, 0.25], 1.75
+        total = sum(math.exp(x / 1.5) for x in (*logits, none))
+        each = [math.exp(x / 1.5) / total for x in logits]
+        sound = [1 / (1 + math.exp(-x)) for x in (3.0, -1.0)]
+        scores = KNOWN.window_scores(torch.tensor([[*logits, 3.0, -1.0, none]]))
+        expected = [*each, *sound, sum(each[:3]), sum(each[:2])]
+        assert scores[0].tolist() == pytest.approx(expected, abs=1e-6)
+        assert KNOWN.outputs == 7
+        assert BOTH.outputs == 6
+
+    @given(logits=windows(), none=st.floats(-60, 60), more=st.floats(0.1, 30))
+    def test_the_more_of_it_the_less_of_all_labels_in_the_same_order(
+        self, logits: Tensor, none: float, more: float
+    ) -> None:
+        readout = Readout(labels=LABELS, groups=(OutputGroup(
+            outputs=4, kind="softmax", none_of_these=True
+        ),))  # fmt: skip
+        column = torch.full((len(logits), 1), none)
+        less = readout.window_scores(torch.cat([logits, column], dim=1))
+        least = readout.window_scores(torch.cat([logits, column + more], dim=1))
+        assert (least <= less + 1e-7).all()
+        order = logits.double().argsort(dim=1, stable=True)
+        assert (less[:, :4].gather(1, order).diff(dim=1) >= -1e-7).all()
+        for label in LABELS:
+            for above in LABELS.ancestors(label):
+                assert (least[:, LABELS.index(above)] >= least[:, LABELS.index(label)]).all()
+
+    @given(logits=windows())
+    def test_where_it_is_far_away_nothing_changes(self, logits: Tensor) -> None:
+        readout = Readout(labels=LABELS, groups=(OutputGroup(
+            outputs=4, kind="softmax", none_of_these=True
+        ),))  # fmt: skip
+        column = torch.full((len(logits), 1), -200.0)
+        scores = readout.window_scores(torch.cat([logits, column], dim=1))
+        torch.testing.assert_close(scores, SOFTMAX.window_scores(logits))
+
+    def test_is_for_softmax_groups(self) -> None:
+        with pytest.raises(ValueError, match="for kind 'softmax'"):
+            OutputGroup(outputs=2, none_of_these=True)
+        with pytest.raises(ValueError, match="true or false"):
+            OutputGroup(outputs=2, kind="softmax", none_of_these=1)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"must be \[W, 7\]"):
+            KNOWN.window_scores(torch.zeros(1, 6))
+
+    def test_comes_back_from_json(self) -> None:
+        settings = json.loads(json.dumps(KNOWN.to_dict()))
+        assert Readout.from_dict(settings, KNOWN.labels) == KNOWN
+
+
+class TestSpecificFirst:
+    def test_what_is_implied_comes_behind_and_the_nearest_first(self) -> None:
+        assert specific_first([ANIMAL, DOG, CAR, PUG], LABELS) == (CAR, PUG, DOG, ANIMAL)
+        assert specific_first([ANIMAL, TABBY, DOG, PUG], LABELS) == (TABBY, PUG, ANIMAL, DOG)
+
+    def test_without_a_child_a_rollup_keeps_its_place(self) -> None:
+        assert specific_first([ANIMAL, CAR], LABELS) == (ANIMAL, CAR)
+        assert specific_first([DOG, CAR, ANIMAL], LABELS) == (DOG, CAR, ANIMAL)
+        assert specific_first([], LABELS) == ()
+
+    @given(st.permutations(range(6)), st.integers(0, 6))
+    def test_keeps_every_label_and_the_order_among_the_specific(
+        self, order: list[int], count: int
+    ) -> None:
+        chosen = order[:count]
+        found = specific_first(chosen, LABELS)
+        assert sorted(found) == sorted(chosen)
+        implied = {LABELS.index(up) for at in chosen for up in LABELS.ancestors(LABELS[at])}
+        specific = [at for at in chosen if at not in implied]
+        assert list(found[: len(specific)]) == specific
+
+
+class TestRollupOffset:
+    def test_is_added_to_the_log_odds_of_the_sum(self) -> None:
+        group = OutputGroup(outputs=4, kind="softmax", rollup_offset=0.75)
+        readout = Readout(labels=LABELS, groups=(group,))
+        logits = torch.tensor([[0.3, -0.5, 0.6, 2.25]])
+        plain, raised = SOFTMAX.window_scores(logits)[0], readout.window_scores(logits)[0]
+        assert torch.equal(raised[:4], plain[:4])
+        for at in (ANIMAL, DOG):
+            odds = plain[at].item() / (1 - plain[at].item()) * math.exp(0.75)
+            assert raised[at].item() == pytest.approx(odds / (1 + odds), abs=1e-6)
+
+    @given(logits=windows(), offset=st.floats(0, 10))
+    def test_no_label_beats_what_stands_over_it(self, logits: Tensor, offset: float) -> None:
+        group = OutputGroup(outputs=4, kind="softmax", rollup_offset=offset)
+        scores = Readout(labels=LABELS, groups=(group,)).window_scores(logits)
+        assert scores.max() <= 1
+        for label in LABELS:
+            for above in LABELS.ancestors(label):
+                assert (scores[:, LABELS.index(above)] >= scores[:, LABELS.index(label)]).all()
+
+    @pytest.mark.parametrize(
+        ("kind", "offset", "message"),
+        [("softmax", -0.1, "0 to 10"), ("softmax", math.nan, "0 to 10"), ("sigmoid", 1, "kind")],
+    )
+    def test_what_makes_no_sense_is_refused(self, kind: str, offset: float, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            OutputGroup(outputs=2, kind=kind, rollup_offset=offset)  # type: ignore[arg-type]

@@ -17,14 +17,14 @@ from torchvision.models.resnet import resnet50
 from vtag.errors import ConfigError, EnvironmentProblem, WeightsError
 from vtag.extractors import convolution as convolution_module
 from vtag.extractors.batches import Batches
-from vtag.extractors.resnet50 import (
+from vtag.extractors.resnet50 import ResNet50, normalised, resized_crop
+from vtag.extractors.resnet50_network import (
     MEAN,
     STD,
     VARIANTS,
-    ResNet50,
+    FrozenResNet50,
+    folded_resnet50,
     frozen_resnet50,
-    normalised,
-    resized_crop,
 )
 from vtag.weights import find_weights, sha256_of
 
@@ -64,7 +64,9 @@ class TestTheEmbeddedWeights:
     def test_the_border_is_the_mean_colour_of_2015(self) -> None:
         # A picture of exactly that colour goes on behind its edge, so no corner may show. With
         # torchvision's black border the outermost values differ by some hundredths.
-        network = frozen_resnet50(find_weights("resnet50"), VARIANTS["resnet50"], CPU)
+        variant = VARIANTS["resnet50"]
+        folded = folded_resnet50(find_weights("resnet50"), variant)
+        network = frozen_resnet50(folded, variant, CPU)
         flat = network.border.expand(1, 3, 224, 224).contiguous()
         maps: list[Tensor] = []
         network.stem.register_forward_hook(lambda _module, _inputs, out: maps.append(out))
@@ -195,14 +197,14 @@ class TestOutOfMemory:
         self, embedded: ResNet50, frames: Tensor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         wanted = embedded(frames)
-        real = embedded._network.forward
+        real = FrozenResNet50.forward
 
-        def tight(x: Tensor) -> Tensor:
+        def tight(network: FrozenResNet50, x: Tensor) -> Tensor:
             if len(x) > 1:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return real(x)
+            return real(network, x)
 
-        monkeypatch.setattr(embedded._network, "forward", tight)
+        monkeypatch.setattr(FrozenResNet50, "forward", tight)
         monkeypatch.setattr(embedded.batches, "size", 8)
         torch.testing.assert_close(embedded(frames), wanted, rtol=1e-4, atol=1e-4)
         assert embedded.batches.size == 1

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
+import pytest
+
 from vtag.records import Failure, Media, Record, Segment, Tag
-from vtag.table import clock, printable, record_table
+from vtag.table import clock, columns_of, fitted, printable, record_table
 
 MEDIA = Media(duration=62.4, fps=25.0, width=640, height=360, video_codec="h264", has_video=True)
 
@@ -69,3 +73,58 @@ def test_clock() -> None:
 
 def test_printable_keeps_what_people_write() -> None:
     assert printable("Geburtstag – Übung 日本.mp4") == "Geburtstag – Übung 日本.mp4"
+
+
+def table(monkeypatch: pytest.MonkeyPatch, columns: int, *names: str, colour: bool = False) -> str:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    segments = (Segment(0.0, 59.0, 0.9), Segment(100.0, 160.0, 0.9), Segment(200.0, 260.0, 0.9))
+    tags = tuple(
+        Tag(id=name, name=name, score=0.93, threshold=0.5, sources=("visual",), segments=segments)
+        for name in names
+    )
+    record = Record(path="a.mp4", status="ok", media=MEDIA, tags=tags)
+    return record_table(record, colour=colour)
+
+
+@pytest.mark.parametrize("columns", [30, 40, 50, 60, 66, 80, 120, 200])
+def test_no_line_is_wider_than_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = table(
+        monkeypatch, columns, "golden retriever", "犬と猫が一緒に遊んでいる公園の午後", "x"
+    )
+    lines = text.splitlines()[1:]
+    assert max(columns_of(line) for line in lines) <= columns
+    assert all("0.93" in line and "seen" in line for line in lines)
+    assert ("0:00-0:59" in text) == (columns >= 50)
+    assert ("█" in text) == (columns >= 50)
+
+
+def test_columns_line_up_also_with_wide_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = table(monkeypatch, 100, "dog", "犬", "e\u0301te\u0301").splitlines()[1:]
+    assert len({columns_of(line.partition("█")[0]) for line in lines}) == 1
+
+
+def test_colours_take_no_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = table(monkeypatch, 80, "dog", "犬")
+    coloured = table(monkeypatch, 80, "dog", "犬", colour=True)
+    assert re.sub(r"\x1b\[\d*m", "", coloured) == plain != coloured
+
+
+def test_the_name_of_a_label_can_not_drive_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = table(monkeypatch, 80, "\x1b]0;owned\x07", "a\nb")
+    assert "\x1b" not in text
+    assert len(text.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "expected"),
+    [
+        ("dog", 5, "dog  "),
+        ("golden", 4, "gol…"),
+        ("犬犬犬", 4, "犬… "),  # two wide ones and the sign would be five
+        ("犬犬", 4, "犬犬"),
+        ("", 2, "  "),
+    ],
+)
+def test_fitted(text: str, columns: int, expected: str) -> None:
+    assert fitted(text, columns) == expected
+    assert columns_of(fitted(text, columns)) == columns

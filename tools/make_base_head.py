@@ -2,13 +2,16 @@
 
     python tools/make_base_head.py                  # with the ear's classifier in tools/ear
     python tools/make_base_head.py --ear FOLDER     # with another that make_ear_head.py wrote
+    python tools/make_base_head.py --eye FOLDER     # likewise of fit_base_head.py
 
 The paper's chain (pooling, FC, context gating, mixture of experts with a dummy, context gating),
 filled so that it scores exactly what the fully connected layer of ResNet-50 scores on the mean
 of the rows: that layer's 1000 x 2048 matrix is split by SVD between FC and experts, gates stand
 open, the dummy's gate is shut. The ear's classifier, which tools/make_ear_head.py trained on the
-rows of `vggish_small`, goes into the same network beside it. Nothing is trained here. The visual
-labels and the card are those that lie in the folder (tools/make_imagenet_labels.py).
+rows of `vggish_small`, goes into the same network beside it, and so does the gated NetVLAD path
+of tools/fit_base_head.py, whose one output says "none of these" and changes no other. Nothing is
+trained here. The visual labels and the card are those that lie in the folder
+(tools/make_imagenet_labels.py); the thresholds of the visual labels are those that were fitted.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from none_path import CLUSTERS, RANK, REDUCED, UNITS, NonePath, put_into
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -44,7 +48,8 @@ from vtag.weights import find_weights
 FOLDER: Final = Path(__file__).parent.parent / "models" / "weights" / "vtag-base"
 BACKBONE: Final = "resnet50"
 EAR: Final = "vggish_small"
-HIDDEN: Final = 1152  # the rank of both classifiers is 1000 + 128 at most
+SHARED: Final = 1000 + 128  # hidden units: the rank of both classifiers is so much at most
+HIDDEN: Final = SHARED + UNITS
 TOLERANCE: Final = 1e-3  # of a logit; float16 matrices would be 4e-3 off, float32 are 2e-5
 SEED: Final = 0
 
@@ -66,22 +71,43 @@ class Classifier:
     window_rows: int = 1
 
 
-def network_config(labels: int) -> TaggerNetConfig:
+@dataclass(frozen=True)
+class Eye:
+    """What tools/fit_base_head.py fitted: the path to "none of these", and what goes with it."""
+
+    path: NonePath
+    temperature: float
+    rollup_offset: float
+    thresholds: dict[str, float]  # by label id
+
+    @classmethod
+    def read(cls, folder: Path) -> Eye:
+        with np.load(folder / "none_path.npz") as file:
+            arrays = {name: file[name] for name in file.files}
+        ids, thresholds = arrays["ids"].tolist(), arrays["thresholds"].astype(float).tolist()
+        path = NonePath.read(arrays)
+        rounded = {i: round(threshold, 3) for i, threshold in zip(ids, thresholds, strict=True)}
+        temperature, offset = (float(arrays[k]) for k in ("temperature", "rollup_offset"))
+        return cls(path, round(temperature, 4), round(offset, 4), rounded)
+
+
+def network_config(outputs: int) -> TaggerNetConfig:
     """The chain with the smallest parts that can be it.
 
     Gates and gating matrices that say "open" whatever comes in need no rank: two vectors each
     in place of matrices of a thousand columns. One expert beside the dummy, as two equal ones
     say no more than one.
     """
-    mean = (PoolingConfig("mean"),)
+    mean = PoolingConfig("mean")
+    netvlad = PoolingConfig("netvlad", clusters=CLUSTERS, assignment="bias", reduce=REDUCED)
     return TaggerNetConfig(
         streams=(
-            StreamConfig(name="visual", dim=2048, poolings=mean),
-            StreamConfig(name="audio", dim=128, poolings=mean),
+            StreamConfig(name="visual", dim=2048, poolings=(mean, netvlad)),
+            StreamConfig(name="audio", dim=128, poolings=(mean,)),
         ),
-        labels=labels,
+        labels=outputs,
         hidden=HIDDEN,
-        gate_hidden=GateConfig(norm="bias", rank=1),
+        gate_hidden=GateConfig(norm="bias", rank=RANK),
         head=HeadConfig(experts=1, gate_bias=True, gate_rank=1),
         gate_output=OutputGateConfig(norm="bias", rank=1),
     )
@@ -108,18 +134,19 @@ def ear(folder: Path, taken: set[str]) -> Classifier:
 
 
 def joined(eye: Classifier, ear: Classifier) -> tuple[dict[str, Tensor], Tensor]:
-    """One classifier over both: weight per stream [C, D], bias [C]."""
-    silent = torch.zeros(len(ear.labels), eye.weight.shape[1])
+    """One classifier over both, and a row for "none of these": weight per stream [C + 1, D]."""
+    silent = torch.zeros(len(ear.labels) + 1, eye.weight.shape[1])
     blind = torch.zeros(len(eye.labels), ear.weight.shape[1])
+    none = torch.zeros(1, ear.weight.shape[1])
     weights = {
         "visual": torch.cat([eye.weight, silent]),
-        "audio": torch.cat([blind, ear.weight]),
+        "audio": torch.cat([blind, ear.weight, none]),
     }
-    return weights, torch.cat([eye.bias, ear.bias])
+    return weights, torch.cat([eye.bias, ear.bias, torch.zeros(1)])
 
 
-def largest_error(net: TaggerNet, eye: Classifier, ear: Classifier) -> float:
-    """Greatest difference of a logit between the net and the classifiers, on drawn rows.
+def largest_error(net: TaggerNet, eye: Classifier, ear: Classifier, path: NonePath) -> float:
+    """Greatest difference of a logit between the net and its parts, on drawn rows.
 
     Visual rows are drawn like the backbone's: never negative, 0.37 on average, 11 at most or
     so; audio rows with the spread of the ear's.
@@ -134,7 +161,7 @@ def largest_error(net: TaggerNet, eye: Classifier, ear: Classifier) -> float:
     with torch.inference_mode():
         for stream, classifier, columns in (
             ("visual", eye, slice(0, len(eye.labels))),
-            ("audio", ear, slice(len(eye.labels), None)),
+            ("audio", ear, slice(len(eye.labels), -1)),
         ):
             seen = rows[stream]
             mask = torch.ones(seen.shape[:2], dtype=torch.bool)
@@ -142,31 +169,47 @@ def largest_error(net: TaggerNet, eye: Classifier, ear: Classifier) -> float:
             mean = seen.double().mean(dim=1)
             expected = mean @ classifier.weight.double().T + classifier.bias.double()
             worst = max(worst, float((logits - expected).abs().max()))
-    return worst
+        seen = rows["visual"]
+        mask = torch.ones(seen.shape[:2], dtype=torch.bool)
+        none = net({"visual": seen}, {"visual": mask})[:, -1]
+        return max(worst, float((none - path(seen)).abs().max()))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ear", type=Path, default=Path(__file__).parent / "ear")
+    parser.add_argument("--eye", type=Path, default=Path(__file__).parent / "head")
     parser.add_argument("--labels", type=Path, default=FOLDER / "labels.json")
     parser.add_argument("--card", type=Path, default=FOLDER / "README.md")
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()
 
     known = LabelSet.from_list(json.loads(args.labels.read_text(encoding="utf-8")))
-    visual = [label for label in known if label.stream == "visual"]
+    fitted = Eye.read(args.eye)
+    visual = [
+        replace(label, threshold=fitted.thresholds[label.id])
+        for label in known
+        if label.stream == "visual"
+    ]
     outputs = tuple(label for label in visual if not label.is_rollup)
     rollups = [label for label in visual if label.is_rollup]
     seen, heard = eye(outputs), ear(args.ear, {label.name.casefold() for label in visual})
     labels = LabelSet([*outputs, *heard.labels, *rollups])
 
     torch.manual_seed(SEED)  # of the hidden units beyond the rank, to which no expert listens
-    net = TaggerNet(network_config(labels.outputs)).eval()
+    net = TaggerNet(network_config(labels.outputs + 1)).eval()
     warm_start_linears(net, *joined(seen, heard))
+    put_into(net, fitted.path, units=slice(SHARED, HIDDEN), output=labels.outputs)
     readout = Readout(
         labels=labels,
         groups=(
-            OutputGroup(outputs=len(outputs), kind="softmax"),
+            OutputGroup(
+                outputs=len(outputs),
+                kind="softmax",
+                temperature=fitted.temperature,
+                none_of_these=True,
+                rollup_offset=fitted.rollup_offset,
+            ),
             OutputGroup(outputs=len(heard.labels), stream="audio", window_frames=heard.window_rows),
         ),
     )
@@ -182,7 +225,7 @@ def main() -> None:
         card=args.card.read_text(encoding="utf-8"),
     )
     fingerprint = save_checkpoint(args.out, checkpoint)
-    error = largest_error(load_checkpoint(args.out).net, seen, heard)
+    error = largest_error(load_checkpoint(args.out).net, seen, heard, fitted.path)
     if error > TOLERANCE:
         raise SystemExit(f"{args.out}: a logit is {error:.1e} off, more than {TOLERANCE}")
     print(f"{args.out}: {fingerprint}, {labels}, logits within {error:.1e}")

@@ -5,7 +5,8 @@
 Fits one linear layer from the mean of a few rows to the teacher's probabilities, on the training
 shards and on ESC-10's folds 1 to 3, whose own labels are added; then measures each label on
 held-out sound (held.npz, and mixtures of held-out recordings with each other), keeps the labels
-that are told apart, and sets a threshold for each. Writes
+that are told apart, calibrates their scores where that helps (ear_calibration.py; it goes into
+the layer), and sets a threshold for each. Writes
 
     DIR/audio_head_527.npz   weight [527, 128], bias [527], rows: every label, for check_ear.py
     DIR/audio_head.npz       weight [C, 128], bias [C], thresholds [C], ids [C], rows
@@ -25,6 +26,13 @@ from typing import Final
 import numpy as np
 import torch
 from check_ear import KINDS, POSITIVE, Head, average_precision, mean_average_precision, sigmoid
+from ear_calibration import (
+    Platt,
+    calibration_error,
+    careful_threshold,
+    cross_calibrated,
+    fit_platt,
+)
 from make_ear_windows import (
     CLASSES,
     PARTS,
@@ -42,17 +50,12 @@ from vtag.extractors.state import fill
 from vtag.extractors.vggish_small import VGGishSmallNet, freeze
 
 Floats = NDArray[np.float32]
+Counts = NDArray[np.int64]
 
 # A label is kept when held-out sound has it often enough and it is found there.
 LEAST_POSITIVES: Final = 3
 LEAST_PRECISION: Final = 0.3  # average precision
-THRESHOLD_PRECISION: Final = 0.8
-# Some labels have a handful of positives behind their threshold: none of them goes lower.
-LOWEST_THRESHOLD: Final = 0.3
-# Fewer held-out recordings than this say too little about the rest of the world (a meow of
-# another film was a cock's crow at 0.97): such a label is a tag only when it is all but certain.
-ENOUGH_RECORDINGS: Final = 20
-UNPROVEN_THRESHOLD: Final = 0.98
+MIXTURE_WEIGHT: Final = 0.25  # of a mixture, which holds nothing that is not there alone too
 MIXTURES: Final = 4  # shards of 400
 LABELLED_TIMES: Final = 15  # how often each of ESC-10's labelled clips counts
 
@@ -127,8 +130,8 @@ class Measured:
 
     positives: int
     precision: float  # average
-    threshold: float
-    recall: float
+    threshold: float = 1.0
+    recall: float = 0.0
 
 
 def told_apart(measured: Measured) -> bool:
@@ -137,33 +140,39 @@ def told_apart(measured: Measured) -> bool:
     return often and measured.precision >= LEAST_PRECISION
 
 
-def threshold_of(scores: Floats, hits: NDArray[np.bool_]) -> tuple[float, float]:
-    """(the lowest threshold with precision >= 0.8 over all above it, recall there)."""
-    order = np.argsort(-scores, kind="stable")
-    right = np.cumsum(hits[order])
-    precision = right / np.arange(1, len(order) + 1)
-    good = np.flatnonzero((precision >= THRESHOLD_PRECISION) & (right >= 3))
-    if not len(good):
-        return 0.95, 0.0
-    last = good[-1]
-    lower = float(scores[order[last + 1]]) if last + 1 < len(order) else 0.0
-    threshold = (float(scores[order[last]]) + lower) / 2
-    return float(np.clip(threshold, LOWEST_THRESHOLD, 0.95)), float(right[last] / hits.sum())
-
-
 def measure(scores: Floats, wanted: Floats) -> list[Measured]:
-    """Every label, on scores [n, 527] and the teacher's probabilities."""
-    out = []
-    for c in range(scores.shape[1]):
+    """Every label, on scores [n, 527] and the teacher's probabilities; without thresholds."""
+    hits = wanted >= POSITIVE
+    return [
+        Measured(int(hit.sum()), average_precision(score, hit) if hit.any() else 0.0)
+        for score, hit in zip(scores.T, hits.T, strict=True)
+    ]
+
+
+def with_thresholds(
+    figures: list[Measured], scores: Floats, wanted: Floats, weight: Floats, sources: Counts
+) -> list[Measured]:
+    """The figures with a threshold for each label and the recall there.
+
+    Args:
+        scores: [n, C], cross-calibrated.
+        weight: [n], see `careful_threshold`.
+        sources: [C], in how many recordings each label is.
+    """
+    found = []
+    for c, figure in enumerate(figures):
         hits = wanted[:, c] >= POSITIVE
-        if hits.sum() == 0:
-            out.append(Measured(0, 0.0, 0.95, 0.0))
-            continue
-        threshold, recall = threshold_of(scores[:, c], hits)
-        out.append(
-            Measured(int(hits.sum()), average_precision(scores[:, c], hits), threshold, recall)
-        )
-    return out
+        threshold = careful_threshold(scores[:, c], hits, weight, int(sources[c]))
+        recall = float((hits & (scores[:, c] >= threshold)).sum() / max(hits.sum(), 1))
+        found.append(replace(figure, threshold=threshold, recall=recall))
+    return found
+
+
+def sources_of(recording: Counts, wanted: Floats) -> Counts:
+    """[C]: in how many recordings each label is."""
+    return np.array(
+        [len(np.unique(recording[wanted[:, c] >= POSITIVE])) for c in range(wanted.shape[1])]
+    )
 
 
 def ancestors(ontology: list[dict[str, object]]) -> dict[str, list[str]]:
@@ -246,7 +255,7 @@ def main() -> None:
     heard, wanted = labelled(corpus, teacher, network, names)
     x += [heard] * LABELLED_TIMES
     y += [wanted] * LABELLED_TIMES
-    weight, bias = fit(np.concatenate(x), np.concatenate(y), args.epochs)
+    layer, bias = fit(np.concatenate(x), np.concatenate(y), args.epochs)
 
     plain = rows_of(network, work / "held.npz")
     mixed = [rows_of(network, f) for f in sorted(mixtures.glob("*.npz"))]
@@ -260,12 +269,12 @@ def main() -> None:
             wanted[at, c] = max(wanted[at, c], 0.8)
     best, best_width = -1.0, 0
     for width in (1, 2, 3, 4, 5):
-        scores = np.stack([Head(weight, bias, width)(r) for r in held_rows])
+        scores = np.stack([Head(layer, bias, width)(r) for r in held_rows])
         value, count = mean_average_precision(scores, wanted >= POSITIVE, LEAST_POSITIVES)
         print(f"windows of {width} rows: mAP {value:.3f} over {count} labels")
         if value > best:
             best, best_width = value, width
-    head = Head(weight, bias, best_width)
+    head = Head(layer, bias, best_width)
     scores = np.stack([head(r) for r in held_rows])
     figures = measure(scores, wanted)
     unmixed = len(plain[0])
@@ -274,20 +283,30 @@ def main() -> None:
         c for c in range(CLASSES)
         if names[c] not in LEFT_OUT and (told_apart(figures[c]) or told_apart(alone[c]))
     ]  # fmt: skip
-    # Thresholds come from where the label occurs more often: with the mixtures, if it holds there.
     figures = [m if told_apart(m) else alone[c] for c, m in enumerate(figures)]
-    sources = (wanted[:unmixed] >= POSITIVE).sum(0)
-    figures = [
-        m if sources[c] >= ENOUGH_RECORDINGS else replace(m, threshold=UNPROVEN_THRESHOLD)
-        for c, m in enumerate(figures)
-    ]
+    with np.load(work / "held.npz") as file:
+        recording = file["windows"][:, 0]
+    sources = sources_of(recording, wanted[:unmixed])
+    weight = np.full(len(scores), MIXTURE_WEIGHT, np.float32)
+    weight[:unmixed] = 1 / np.bincount(recording)[recording]
+    half = np.concatenate([recording % 2, np.arange(len(scores) - unmixed) % 2])
+    log_odds = np.log(scores.clip(1e-7)) - np.log((1 - scores).clip(1e-7))
+    platt, believed = Platt.none(CLASSES), scores
+    crossed = cross_calibrated(log_odds, wanted, weight, half)
+    errors = [calibration_error(s[:, chosen], wanted[:, chosen]) for s in (scores, crossed)]
+    print(f"calibration error {errors[0]:.3f}, with Platt's scaling {errors[1]:.3f} (cross-fitted)")
+    if errors[1] < errors[0]:
+        platt, believed = fit_platt(log_odds, wanted, weight), crossed
+    figures = with_thresholds(figures, believed, wanted, weight, sources)
     thresholds = [figures[c].threshold for c in chosen]
     table = label_table(chosen, ids, names, thresholds, args.teacher)
     (work / "audio_labels.json").write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n")
     write_figures(work / "audio_labels.md", chosen, names, figures, sources)
-    np.savez(work / "audio_head_527.npz", weight=weight, bias=bias, rows=best_width)
+    np.savez(work / "audio_head_527.npz", weight=layer, bias=bias, rows=best_width)
     np.savez(
-        work / "audio_head.npz", weight=weight[chosen], bias=bias[chosen], rows=best_width,
+        work / "audio_head.npz", rows=best_width,
+        weight=(platt.slope[:, None] * layer)[chosen].astype(np.float32),
+        bias=(platt.slope * bias + platt.offset)[chosen].astype(np.float32),
         thresholds=np.array(thresholds, np.float32), ids=np.array([ids[c] for c in chosen]),
     )  # fmt: skip
     kept = [figures[c] for c in chosen]

