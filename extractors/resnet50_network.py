@@ -81,11 +81,9 @@ def folded_resnet50(path: Path, variant: Variant) -> FoldedResNet50:
     Raises:
         WeightsError: the file does not hold a ResNet-50 with 1000 classes.
     """
-    from torchvision.models.resnet import resnet50  # here: it costs most of a second
-
     # On "meta" nothing is allocated and the random initial values cost nothing.
     with torch.device("meta"):
-        source = resnet50()
+        source = _Unfolded()
     fill(source, path)
     source.eval()
     source.conv1.padding = (0, 0)
@@ -95,7 +93,7 @@ def folded_resnet50(path: Path, variant: Variant) -> FoldedResNet50:
             if variant.stride_in_1x1:
                 block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
             a, b, c = (_folded(block, f"conv{i}", f"bn{i}") for i in (1, 2, 3))
-            projects = block.downsample is not None
+            projects = hasattr(block, "downsample")
             shortcut = _folded(block, "downsample.0", "downsample.1") if projects else None
             blocks.append(FoldedBlock(a, b, c, shortcut))
     return FoldedResNet50(_folded(source, "conv1", "bn1"), tuple(blocks))
@@ -106,6 +104,47 @@ def _folded(parent: nn.Module, conv: str, norm: str) -> nn.Conv2d:
     assert isinstance(before, nn.Conv2d)
     assert isinstance(behind, nn.BatchNorm2d)
     return fuse_conv_bn_eval(before, behind)
+
+
+class _UnfoldedBlock(nn.Module):
+    """The layers of one block under torchvision's names."""
+
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        if stride > 1 or width_in != 4 * width:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(width_in, 4 * width, 1, stride, bias=False), nn.BatchNorm2d(4 * width)
+            )
+
+
+class _Unfolded(nn.Module):
+    """The layers under the names of torchvision's `resnet50`, which the files of weights have.
+
+    Not that one itself: importing it takes a second and 130 MB, for names alone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = self._stage(64, 64, blocks=3, stride=1)
+        self.layer2 = self._stage(256, 128, blocks=4, stride=2)
+        self.layer3 = self._stage(512, 256, blocks=6, stride=2)
+        self.layer4 = self._stage(1024, 512, blocks=3, stride=2)
+        self.fc = nn.Linear(2048, 1000)
+
+    @staticmethod
+    def _stage(width_in: int, width: int, *, blocks: int, stride: int) -> nn.Sequential:
+        first = _UnfoldedBlock(width_in, width, stride)
+        return nn.Sequential(
+            first, *(_UnfoldedBlock(4 * width, width, 1) for _ in range(blocks - 1))
+        )
 
 
 class Bottleneck(nn.Module):

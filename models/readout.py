@@ -23,6 +23,7 @@ Kind = Literal["softmax", "sigmoid"]
 Pool = Literal["top_tenth", "network"]
 
 TOP_SHARE: Final = 10  # the best ceil(W / 10) windows make a video's score
+NEARLY_AS_SURE: Final = 0.75  # of the score of a label above
 HIGHEST_OFFSET: Final = 10.0
 BRIDGE_SHARE: Final = 0.5  # of the threshold, which a lone window must keep to bridge two runs
 
@@ -388,22 +389,25 @@ def rank(scores: ArrayLike, labels: LabelSet) -> tuple[int, ...]:
     return tuple(int(at) for at in np.lexsort((np.arange(len(values)), -depth, -values.round(4))))
 
 
-def specific_first(chosen: Sequence[int], labels: LabelSet) -> tuple[int, ...]:
-    """The chosen labels, those first that stand over no other chosen one.
+def specific_first(chosen: Sequence[int], scores: ArrayLike, labels: LabelSet) -> tuple[int, ...]:
+    """The chosen labels, those last that a more specific one implies.
 
     Whoever is told of a golden retriever knows that it is a dog and an animal: five surer words
-    for the same thing would push the next thing out of sight. So what a more specific label
-    implies comes behind all that is not implied; among the implied the nearest come first
-    (a dog before an animal). Otherwise the order stays.
+    for the same thing would push the next thing out of sight. So what a chosen label that is
+    nearly as sure implies comes behind all that is not implied; among the implied the nearest
+    come first (a dog before an animal). A cat that is certain, while its breed is a guess, is
+    not implied by the breed. Otherwise the order stays.
 
     Args:
         chosen: positions of labels, best first.
+        scores: [C] of all labels.
     """
+    values = np.asarray(scores, dtype=np.float64)
     over = {at: [labels.index(label) for label in labels.ancestors(labels[at])] for at in chosen}
-    implied = {up for ups in over.values() for up in ups}
+    implied = {up for at in chosen for up in over[at] if values[at] >= NEARLY_AS_SURE * values[up]}
     steps: dict[int, int] = {}  # from an implied label down to the nearest that is not
     for at in chosen:
         for step, up in enumerate(over[at], 1):
-            if at not in implied:
+            if at not in implied and up in implied:
                 steps[up] = min(step, steps.get(up, step))
     return tuple(sorted(chosen, key=lambda at: steps.get(at, 0)))

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OK, SOME_FAILED, USAGE, ENVIRONMENT = 0, 1, 2, 3
+INTERRUPTED = 130  # 128 + SIGINT
 QUIET_PIPE = 141  # 128 + SIGPIPE: what a program gets that writes into a closed pipe
 
 
@@ -101,6 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EnvironmentProblem as err:
         say(f"{printable(str(err))}")
         return ENVIRONMENT
+    except KeyboardInterrupt:
+        # Before the run took the signals over, or in a command that has nothing to end first.
+        say("interrupted")
+        return INTERRUPTED
     except BrokenPipeError:
         # `vtag … | head`: the reader has enough. The descriptor is replaced so that Python's
         # own flush at exit does not complain.

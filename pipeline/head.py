@@ -29,6 +29,7 @@ from vtag.records import Features, ModelInfo, Stream, Tag, is_of_file
 DEFAULT_MODEL: Final = "vtag-base"
 MAX_EVIDENCE: Final = 5  # moments named per tag
 WINDOWS_AT_ONCE: Final = 256  # bounds the memory of a pass over videos of any length
+CELLS_AT_ONCE: Final = 1 << 21  # windows x labels that are sorted together, at some 40 bytes each
 # A matrix product with fewer rows takes another way through the library and rounds otherwise;
 # from here on a window has the same scores to the last bit, whatever it is scored beside.
 FEWEST_WINDOWS: Final = 8
@@ -182,7 +183,7 @@ class Head:
             if reached[at] and self.labels[at].stream in windows
         ]
         if selection.threshold is None:
-            chosen = list(specific_first(chosen, self.labels))
+            chosen = list(specific_first(chosen, scores.numpy(), self.labels))
         return tuple(
             self._tag(
                 self.labels[at],
@@ -217,7 +218,7 @@ class Head:
             return self.labels.index(self.labels.find(text))
         except KeyError:
             names = {label.name.casefold(): label.name for label in self.labels}
-            near = difflib.get_close_matches(text.casefold(), names, n=3, cutoff=0.5)
+            near = difflib.get_close_matches(text.casefold(), names, n=3, cutoff=0.6)
             hint = f"; near it: {', '.join(repr(names[name]) for name in near)}" if near else ""
             raise ConfigError(
                 f"thresholds: the model {self.info.name!r} has no label {text!r}{hint} "
@@ -240,7 +241,7 @@ class Head:
             features = [clips[at][stream] for at in having]
             for at, windows in zip(having, self._window_scores(stream, features), strict=True):
                 times = clips[at][stream].seconds[:: self.readout.window_of(stream)]
-                video, shares = self.readout.video_scores(windows, whole=wholes[at])
+                video, shares = self._video_scores(windows, wholes[at])
                 scores[at] = torch.where(self._columns[stream], video, scores[at])
                 found[at][stream] = Windows(times, windows, shares)
         return list(zip(scores, found, strict=True))
@@ -266,6 +267,17 @@ class Head:
             )
         ]
         return list(torch.split(torch.cat(scores), [len(windows) for windows, _ in cut]))
+
+    def _video_scores(self, windows: Tensor, whole: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`Readout.video_scores`, some labels at a time where the windows are very many."""
+        columns = max(1, CELLS_AT_ONCE // len(windows))
+        wholes = (None,) * len(self.labels) if whole is None else torch.split(whole, columns, dim=1)
+        parts = [
+            self.readout.video_scores(some, whole=one)
+            for some, one in zip(torch.split(windows, columns, dim=1), wholes, strict=False)
+        ]
+        videos, shares = zip(*parts, strict=True)
+        return torch.cat(videos), torch.cat(shares, dim=1)
 
     def _some_scores(self, stream: Stream, rows: Tensor, real: Tensor) -> Tensor:
         """[W, C] of windows [W, n, D]."""

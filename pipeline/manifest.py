@@ -19,6 +19,7 @@ import io
 import json
 import os
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ class Manifest:
         self.name = self._remote.public if self._remote is not None else str(parsed)
         self._path = None if self._remote is not None else Path(str(parsed))
         self._settings = settings
-        self._copy: IO[bytes] | None = None
+        self._copy: Path | None = None
         self._plan: Plan | None = None
         self.suffix = os.path.splitext(self.name.partition("?")[0])[1].lower()
         if self.suffix not in FORMATS:
@@ -183,20 +184,21 @@ class Manifest:
             return self._path.open("rb")
         if self._copy is None:
             self._copy = self._fetched()
-        # Another handle on the copy: two readings may be under way at once.
-        return open(self._copy.name, "rb")
+        return self._copy.open("rb")
 
-    def _fetched(self) -> IO[bytes]:
+    def _fetched(self) -> Path:
+        """A copy of a remote manifest among the temporary files, removed with this object."""
         assert self._remote is not None
-        copy = tempfile.NamedTemporaryFile(prefix="vtag-manifest-")  # noqa: SIM115  until the end
+        descriptor, name = tempfile.mkstemp(prefix="vtag-manifest-")
+        weakref.finalize(self, Path(name).unlink, missing_ok=True)
         try:
             store = store_for(self._remote, self._settings)
-            for block in store.blocks(self._remote, store.stat(self._remote)):
-                copy.write(block)
-            copy.flush()
+            with open(descriptor, "wb") as copy:
+                for block in store.blocks(self._remote, store.stat(self._remote)):
+                    copy.write(block)
         except RemoteError as err:
             raise ConfigError(f"can not be read: {err.what}") from err
-        return copy
+        return Path(name)
 
 
 def write_manifest(path: Path, sources: Iterable[Source]) -> int:

@@ -118,11 +118,15 @@ class Source:
         """
         uri = row.get("uri")
         if not isinstance(uri, str) or not uri or "\0" in uri:
-            raise ConfigError(f"a row without a uri: {dict(row)!r:.120}")
-        size, etag = _number(row, "size"), row.get("etag")
+            raise ConfigError(
+                f"a row without a uri (it has {', '.join(map(str, row))[:120] or 'nothing'})"
+            )
+        size, etag = row.get("size"), row.get("etag")
+        if not isinstance(size, int) and not (isinstance(size, str) and size.isdecimal()):
+            size = _number(row, "size")  # Parquet and pandas make floats of a column with gaps
         return cls(
             uri=uri,
-            size=None if size is None else int(size),
+            size=None if size is None else _not_negative(int(size)),
             duration=_number(row, "duration"),
             etag=str(etag) if etag not in (None, "") else None,
             modified=_number(row, "modified"),
@@ -236,6 +240,12 @@ def _listed(uri: Uri, prefix: Uri) -> Iterator[ObjectStat]:
 
 def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
+
+
+def _not_negative(size: int) -> int:
+    if size < 0:
+        raise ConfigError(f"size is a number of 0 or more, not {size}")
+    return size
 
 
 def _number(row: Mapping[str, Any], name: str) -> float | None:

@@ -89,7 +89,7 @@ _KNOWN: Final = (
         about="vtag's small ear, 2 M parameters, taught by an AudioSet tagger; comes with vtag",
         licence="Apache-2.0",
         card="vggish_small.md",
-        sha256="b5728585d2fe5d2a1d5325a0cfb18bcc1291a97039c645e14be2e3e609cb45bb",
+        sha256="db54da137b3a40810b836352a41040616ebcfa84c9074e69d06851786753386e",
         size_bytes=4_199_784,
     ),
     WeightsSource(

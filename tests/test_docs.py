@@ -32,6 +32,7 @@ from vtag.records import (
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted((ROOT / "docs").glob("*.md"))
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *DOCS]
 SHELL = ("", "bash", "sh", "console")  # languages of fenced blocks that hold commands
 # Other programs whose flags are named in the text.
@@ -215,6 +216,8 @@ def test_commands_and_flags_in_the_text_exist() -> None:
     """Also of sentences that name a command without all that it needs, or a flag alone."""
     known = options()
     every = {flag for flags in known.values() for flag in flags}
+    for script in [*(ROOT / "benchmarks").glob("*.py"), *EXAMPLES]:
+        every |= set(re.findall(r'"(--[\w-]+)"', text_of(script)))
     checked = 0
     for page in PAGES:
         for span in spans(text_of(page)):
@@ -251,3 +254,14 @@ def test_every_field_of_a_record_is_documented() -> None:
     for text, kind in parts:
         for field in fields(kind):
             assert re.search(rf"\b{field.name}\b", text), f"{kind.__name__}.{field.name}"
+
+
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.name)
+def test_commands_beside_the_cells_of_an_example_are_understood(
+    script: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = re.findall(r"^# (?:%% )?.*?[:.]\s+(vtag .+)$", text_of(script), re.MULTILINE)
+    found = [words for line in told if "…" not in line for words in commands(line)]
+    assert len(found) >= 5
+    for words in found:
+        assert refusal(words, capsys) == ""

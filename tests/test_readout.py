@@ -530,21 +530,33 @@ class TestNoneOfThese:
 
 
 class TestSpecificFirst:
+    EQUAL = np.full(6, 0.9)
+
     def test_what_is_implied_comes_behind_and_the_nearest_first(self) -> None:
-        assert specific_first([ANIMAL, DOG, CAR, PUG], LABELS) == (CAR, PUG, DOG, ANIMAL)
-        assert specific_first([ANIMAL, TABBY, DOG, PUG], LABELS) == (TABBY, PUG, ANIMAL, DOG)
+        found = specific_first([ANIMAL, DOG, CAR, PUG], self.EQUAL, LABELS)
+        assert found == (CAR, PUG, DOG, ANIMAL)
+        found = specific_first([ANIMAL, TABBY, DOG, PUG], self.EQUAL, LABELS)
+        assert found == (TABBY, PUG, ANIMAL, DOG)
 
     def test_without_a_child_a_rollup_keeps_its_place(self) -> None:
-        assert specific_first([ANIMAL, CAR], LABELS) == (ANIMAL, CAR)
-        assert specific_first([DOG, CAR, ANIMAL], LABELS) == (DOG, CAR, ANIMAL)
-        assert specific_first([], LABELS) == ()
+        for chosen in ([ANIMAL, CAR], [DOG, CAR, ANIMAL], []):
+            assert specific_first(chosen, self.EQUAL, LABELS)[:1] == tuple(chosen[:1])
+        assert specific_first([ANIMAL, CAR], self.EQUAL, LABELS) == (ANIMAL, CAR)
+
+    def test_a_guess_does_not_imply_what_is_certain(self) -> None:
+        scores = np.array([0.5, 0, 0, 0.6, 0.98, 0.97])  # a pug at 0.5, a dog at 0.97
+        found = specific_first([ANIMAL, DOG, CAR, PUG], scores, LABELS)
+        assert found == (DOG, CAR, PUG, ANIMAL)
+        scores[PUG] = 0.74
+        found = specific_first([ANIMAL, DOG, PUG, CAR], scores, LABELS)
+        assert found == (PUG, CAR, DOG, ANIMAL)
 
     @given(st.permutations(range(6)), st.integers(0, 6))
     def test_keeps_every_label_and_the_order_among_the_specific(
         self, order: list[int], count: int
     ) -> None:
         chosen = order[:count]
-        found = specific_first(chosen, LABELS)
+        found = specific_first(chosen, self.EQUAL, LABELS)
         assert sorted(found) == sorted(chosen)
         implied = {LABELS.index(up) for at in chosen for up in LABELS.ancestors(LABELS[at])}
         specific = [at for at in chosen if at not in implied]

@@ -91,7 +91,7 @@ def test_tags_of_many_are_those_of_each_to_the_last_bit(
         (
             {
                 "visual": features(head, "visual", looked, seed + n),
-                "audio": features(head, "audio", heard, seed - n),
+                "audio": features(head, "audio", heard, 1000 + seed + n),
             },
             float(looked),
         )
@@ -99,6 +99,9 @@ def test_tags_of_many_are_those_of_each_to_the_last_bit(
     ]
     selection = Selection(top_k=30, threshold=0.0)
     together = head.tags_of_many(clips, selection=selection)
+    present = [{s: f for s, f in streams.items() if len(f.rows)} for streams, _ in clips]
+    for streams, (scores, _) in zip(present, head._scores_of_many(present), strict=True):
+        assert scores.equal(head._scores(streams)[0])
     assert together == [
         head.tags(streams, end_seconds=end, selection=selection) for streams, end in clips
     ]
@@ -117,6 +120,25 @@ def test_a_model_that_looks_at_whole_videos_too(tmp_path: Path, head: Head) -> N
     each = [other.tags(s, end_seconds=end, selection=EVERY) for s, end in clips]
     assert other.tags_of_many(clips, selection=EVERY) == each
     assert all(len(tags) == 2 for tags in each)
+
+
+@pytest.mark.parametrize("pool", ["network", "top_tenth"])
+def test_a_very_long_video_is_scored_some_labels_at_a_time(
+    tmp_path: Path, head: Head, monkeypatch: pytest.MonkeyPatch, pool: str
+) -> None:
+    other = Head(other_model(tmp_path / "other", head, pool))
+    streams = {s: features(head, s, 50, 3) for s in ("visual", "audio")}
+    at_once = other.tags(streams, end_seconds=50, selection=EVERY)
+    widths = []
+    ask = Readout.video_scores
+    monkeypatch.setattr(
+        Readout,
+        "video_scores",
+        lambda self, some, whole: widths.append(some.shape[1]) or ask(self, some, whole=whole),
+    )
+    monkeypatch.setattr("vtag.head.CELLS_AT_ONCE", 30)
+    assert other.tags(streams, end_seconds=50, selection=EVERY) == at_once
+    assert set(widths) == {1}
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Scores of heard labels that mean something: their calibration, and from which score they count.
 
-A label that a handful of held-out recordings have gets a modest score and a high threshold, not
-a sure one: what it knows of the rest of the world is little.
+A label that a handful of held-out recordings have gets a modest score, and its threshold from all
+such labels together: what its own recordings know of the rest of the world is little.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ Bools = NDArray[np.bool_]
 PRECISION: Final = 0.8
 LOWEST: Final = 0.3
 HIGHEST: Final = 0.98
-# Fewer recordings than this (a meow of another film was a cock's crow at 0.97, and still is) keep
-# a label above CAREFUL, whatever they say: next to never a tag.
+# Fewer recordings than this say little about a label alone: all such labels together say from
+# which score it counts, and its own record can only raise that.
 ENOUGH_RECORDINGS: Final = 20
-CAREFUL: Final = 0.98
+PRIOR_SOUNDS: Final = 4.0  # sounds at that precision that a rare label is taken to have had
 # Spread of a label's slope and offset around those of all labels together.
 SLOPE_SPREAD: Final = 0.3
 OFFSET_SPREAD: Final = 1.0
@@ -80,7 +80,7 @@ def _newton(
     return float(at[0]), float(at[1])
 
 
-def careful_threshold(scores: Floats, hits: Bools, weight: Floats, recordings: int) -> float:
+def careful_threshold(scores: Floats, hits: Bools, weight: Floats) -> float:
     """The lowest threshold with precision 0.8 had there been one more sound above it, a wrong one.
 
     So four recordings that are right without a wrong one are the least that gives a threshold.
@@ -89,18 +89,51 @@ def careful_threshold(scores: Floats, hits: Bools, weight: Floats, recordings: i
         scores: [N] of one label, by a calibration that did not see the sounds.
         hits: [N], whether the label is right.
         weight: [N], 1 for a whole recording.
-        recordings: how many different ones have the label.
     """
+    return _lowest(scores, hits, weight, wanted=PRECISION, right=0.0, sounds=1.0, least=LOWEST)
+
+
+def group_threshold(scores: Floats, hits: Bools, weight: Floats) -> float:
+    """The lowest threshold at which rare labels together, [N, C], have their precision."""
+    each = np.repeat(weight, scores.shape[1])
+    return _lowest(
+        scores.ravel(), hits.ravel(), each, wanted=PRECISION, right=0.0, sounds=1.0,
+        least=LOWEST,
+    )  # fmt: skip
+
+
+def rare_threshold(scores: Floats, hits: Bools, weight: Floats, group: float) -> float:
+    """The group's threshold, or a higher one if the label's own sounds, [N], speak against it."""
+    inside = scores >= group
+    if not inside.any():
+        return group
+    right = PRIOR_SOUNDS * PRECISION
+    if (right + (hits * weight)[inside].sum()) / (PRIOR_SOUNDS + weight[inside].sum()) >= PRECISION:
+        return group
+    return _lowest(
+        scores, hits, weight, wanted=PRECISION, right=right, sounds=PRIOR_SOUNDS, least=group
+    )
+
+
+def _lowest(
+    scores: Floats,
+    hits: Bools,
+    weight: Floats,
+    *,
+    wanted: float,
+    right: float,
+    sounds: float,
+    least: float,
+) -> float:
+    """The lowest threshold with the precision wanted, `right` of `sounds` more counted in."""
     order = np.argsort(-scores, kind="stable")
-    right = np.cumsum((hits * weight)[order])
-    precision = right / (np.cumsum(weight[order]) + 1)
-    good = np.flatnonzero(precision >= PRECISION)
+    precision = (right + np.cumsum((hits * weight)[order])) / (sounds + np.cumsum(weight[order]))
+    good = np.flatnonzero(precision >= wanted)
     if not len(good):
         return HIGHEST
     last = good[-1]
     lower = float(scores[order[last + 1]]) if last + 1 < len(order) else 0.0
     between = (float(scores[order[last]]) + lower) / 2
-    least = LOWEST if recordings >= ENOUGH_RECORDINGS else CAREFUL
     return float(np.clip(between, least, HIGHEST))
 
 

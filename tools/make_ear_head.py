@@ -27,11 +27,14 @@ import numpy as np
 import torch
 from check_ear import KINDS, POSITIVE, Head, average_precision, mean_average_precision, sigmoid
 from ear_calibration import (
+    ENOUGH_RECORDINGS,
     Platt,
     calibration_error,
     careful_threshold,
     cross_calibrated,
     fit_platt,
+    group_threshold,
+    rare_threshold,
 )
 from make_ear_windows import (
     CLASSES,
@@ -150,21 +153,36 @@ def measure(scores: Floats, wanted: Floats) -> list[Measured]:
 
 
 def with_thresholds(
-    figures: list[Measured], scores: Floats, wanted: Floats, weight: Floats, sources: Counts
+    figures: list[Measured],
+    scores: Floats,
+    wanted: Floats,
+    weight: Floats,
+    *,
+    sources: Counts,
+    chosen: list[int],
 ) -> list[Measured]:
-    """The figures with a threshold for each label and the recall there.
+    """The figures with a threshold for each chosen label and the recall there.
 
     Args:
         scores: [n, C], cross-calibrated.
         weight: [n], see `careful_threshold`.
         sources: [C], in how many recordings each label is.
+        chosen: the labels that are kept.
     """
-    found = []
-    for c, figure in enumerate(figures):
-        hits = wanted[:, c] >= POSITIVE
-        threshold = careful_threshold(scores[:, c], hits, weight, int(sources[c]))
-        recall = float((hits & (scores[:, c] >= threshold)).sum() / max(hits.sum(), 1))
-        found.append(replace(figure, threshold=threshold, recall=recall))
+    hits = wanted >= POSITIVE
+    rare = [c for c in chosen if sources[c] < ENOUGH_RECORDINGS]
+    group = group_threshold(scores[:, rare], hits[:, rare], weight)
+    print(f"{len(rare)} labels with fewer than {ENOUGH_RECORDINGS} recordings: from {group:.3f} on")
+    found = list(figures)
+    for c in chosen:
+        score, hit = scores[:, c], hits[:, c]
+        threshold = (
+            rare_threshold(score, hit, weight, group)
+            if c in rare
+            else careful_threshold(score, hit, weight)
+        )
+        recall = float((hit & (score >= threshold)).sum() / max(hit.sum(), 1))
+        found[c] = replace(figures[c], threshold=threshold, recall=recall)
     return found
 
 
@@ -297,7 +315,7 @@ def main() -> None:
     print(f"calibration error {errors[0]:.3f}, with Platt's scaling {errors[1]:.3f} (cross-fitted)")
     if errors[1] < errors[0]:
         platt, believed = fit_platt(log_odds, wanted, weight), crossed
-    figures = with_thresholds(figures, believed, wanted, weight, sources)
+    figures = with_thresholds(figures, believed, wanted, weight, sources=sources, chosen=chosen)
     thresholds = [figures[c].threshold for c in chosen]
     table = label_table(chosen, ids, names, thresholds, args.teacher)
     (work / "audio_labels.json").write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n")
