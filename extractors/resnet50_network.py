@@ -90,6 +90,7 @@ def folded_resnet50(path: Path, variant: Variant) -> FoldedResNet50:
     blocks = []
     for stage in (source.layer1, source.layer2, source.layer3, source.layer4):
         for block in stage:
+            assert isinstance(block, _UnfoldedBlock)
             if variant.stride_in_1x1:
                 block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
             a, b, c = (_folded(block, f"conv{i}", f"bn{i}") for i in (1, 2, 3))
