@@ -12,6 +12,7 @@ from vtag.cli_flags import batch_size_of, pipeline_of, sampling_of, selection_of
 from vtag.cli_progress import say
 from vtag.cli_scale import spool_maker
 from vtag.errors import ConfigError
+from vtag.uris import is_remote
 
 if TYPE_CHECKING:
     from vtag.run import Engine
@@ -56,6 +57,9 @@ def engine_of(args: argparse.Namespace, pipeline: Pipeline) -> Iterator[Engine |
         raise ConfigError("--workers belongs to --engine local; on a cluster say --actors")
     if args.out == "-":
         raise ConfigError("--engine ray needs a file for --out: Ray itself writes to stdout")
+    if args.gpus and args.precision not in ("auto", "fp16"):
+        # The actors choose by their device; other rows than asked for must not come quietly.
+        raise ConfigError(f"--gpus runs the picture network in fp16, not in {args.precision}")
     from vtag.scale import ClusterShare, RayEngine, joined_ray
 
     share = ClusterShare(gpus=args.gpus or 0, actors=args.actors, decoders=args.decoders)
@@ -77,9 +81,10 @@ class WorkerTagger:
     def __init__(self, args: argparse.Namespace) -> None:
         flags = {name: value for name, value in vars(args).items() if name != "command"}
         # A worker does not run in the driver's folder.
-        for name in ("model", "cache"):
-            if flags[name] is not None and (name == "cache" or os.path.isdir(flags[name])):
-                flags[name] = os.path.abspath(flags[name])
+        if os.path.isdir(flags["model"]):
+            flags["model"] = os.path.abspath(flags["model"])
+        if flags["cache"] is not None and not is_remote(flags["cache"]):
+            flags["cache"] = os.path.abspath(flags["cache"])
         self._flags = flags
 
     def __call__(self, frames: RemoteFrames | None) -> Tagger:

@@ -224,6 +224,7 @@ def test_a_share_that_makes_no_sense_is_refused(numbers: dict[str, int]) -> None
         (["--ray-address", "auto"], "--ray-address belongs to --engine ray"),
         (["--engine", "ray", "--workers", "2"], "say --actors"),
         (["--engine", "ray", "--out", "-"], "needs a file"),
+        (["--engine", "ray", "--gpus", "1", "--precision", "int8"], "not in int8"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(flags: list[str], words: str) -> None:
@@ -249,6 +250,12 @@ def test_what_workers_are_told_can_be_sent_and_names_places(
     assert sent._flags["model"] == str(tmp_path / "mine")
     assert sent._flags["cache"] == str(tmp_path / "c")
     assert sent._flags["top_k"] == 3
+
+
+def test_a_cache_in_object_storage_stays_an_address() -> None:
+    flags = ["--out", "y.jsonl", "--cache", "s3://bucket/cache"]
+    args = build_parser().parse_args(["run", "x", *flags])
+    assert WorkerTagger(args)._flags["cache"] == "s3://bucket/cache"
 
 
 class TestRecipes:
