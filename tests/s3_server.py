@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -145,6 +146,9 @@ def s3_server() -> Iterator[Server]:
     thread = threading.Thread(target=http.serve_forever, daemon=True)
     thread.start()
     try:
+        # moto's storage is that of the process: what another test file left there goes first.
+        reset = urllib.request.Request(f"{server.url}/moto-api/reset", method="POST")
+        urllib.request.urlopen(reset, timeout=30).close()
         server.client.create_bucket(Bucket="library")
         yield server
     finally:

@@ -144,11 +144,8 @@ def test_protocol_names_are_files_that_do_not_exist(
 ) -> None:
     file, watched = canary
     names = [
-        f"http://127.0.0.1:{listener.port}/a.mp4",
-        f"tcp://127.0.0.1:{listener.port}",
         f"concat:{file}|{file}",
         f"subfile,,start,0,end,400,,:{file}",
-        f"file:{file}",
         f"crypto:{file}",
         f"data:video/mp4;base64,{'A' * 40}",
         "pipe:0",
@@ -160,6 +157,16 @@ def test_protocol_names_are_files_that_do_not_exist(
     assert len(records) == len(names)
     assert {record["error"]["code"] for record in records} == {"vanished"}
     assert watched.opened() == set()
+    assert listener.calls == 0
+
+
+@pytest.mark.parametrize("name", ["tcp://127.0.0.1:{port}", "ftp://127.0.0.1:{port}/a.mp4"])
+def test_protocols_that_are_no_storage_are_refused_before_anything_is_asked(
+    name: str, tmp_path: Path, listener: Listener
+) -> None:
+    status, records, said = run_on(tmp_path, name.format(port=listener.port))
+    assert (status, records) == (2, [])
+    assert "write ./" in said
     assert listener.calls == 0
 
 

@@ -189,6 +189,7 @@ def test_a_killed_driver_goes_on_where_it_was(
     assert summary["tagged"] + summary["failed"] == CLIPS + 4 - had
 
 
+@pytest.mark.slow
 def test_networks_apart_from_decoding_give_the_same_records(
     cluster: TwoNodes, library: Path, tmp_path: Path, expected: Counter[str]
 ) -> None:
@@ -200,6 +201,7 @@ def test_networks_apart_from_decoding_give_the_same_records(
     assert Counter(map(essence, out.read_text().splitlines())) == expected
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_soon_and_says_how_to_go_on(
     cluster: TwoNodes, library: Path, tmp_path: Path
 ) -> None:

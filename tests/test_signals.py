@@ -14,20 +14,26 @@ from vtag.signals import stop_on_signals
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
-)
-def test_the_first_signal_is_a_request(
-    number: signal.Signals, status: int, capfd: pytest.CaptureFixture[str]
-) -> None:
-    before = signal.getsignal(number)
-    with stop_on_signals() as stop:
-        assert not stop()
-        os.kill(os.getpid(), number)
-        assert stop()
-        assert stop.exit_status == status
-    assert signal.getsignal(number) == before
-    assert "again to stop at once" in capfd.readouterr().err
+def alone(code: str) -> subprocess.CompletedProcess[bytes]:
+    """What a process of its own does with the signals that it sends to itself."""
+    start = "import os, signal\nfrom vtag.signals import stop_on_signals\n"
+    return subprocess.run([sys.executable, "-c", start + code], capture_output=True, timeout=30)
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_the_first_signal_is_a_request(name: str, status: int) -> None:
+    ended = alone(
+        f"number = signal.{name}\n"
+        "before = signal.getsignal(number)\n"
+        "with stop_on_signals() as stop:\n"
+        "    early = stop()\n"
+        "    os.kill(os.getpid(), number)\n"
+        "    print(early, stop(), stop.exit_status, signal.getsignal(number) != before)\n"
+        "print(signal.getsignal(number) == before)\n"
+    )
+    assert ended.returncode == 0
+    assert ended.stdout.decode().split() == ["False", "True", str(status), "True", "True"]
+    assert b"again to stop at once" in ended.stderr
 
 
 def test_what_was_ignored_stays_ignored() -> None:
