@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import platform
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -29,9 +28,10 @@ def choose_compute(
 ) -> Compute:
     """What runs a network on `device`.
 
-    On a CPU "auto" is fp32, by OpenVINO where it is installed on an x86 processor: its rows are
-    those of torch to 1e-4 and take a fifth less time. int8 and bf16 change rows by more, so
-    they must be asked for. On a CUDA device "auto" is fp16: rows are kept in it anyway.
+    On a CPU "auto" is fp32 by torch. OpenVINO's rows are those of torch to 1e-4 and take a fifth
+    less time, but its compilation was seen to hang when two processes did it at once (2026.4), so
+    it must be asked for, as must int8 and bf16, which change rows by more. On a CUDA device "auto"
+    is fp16: rows are kept in it anyway.
 
     Raises:
         ConfigError: no such choice, or none for this device.
@@ -58,23 +58,17 @@ def _on_cpu(backend: BackendName, precision: PrecisionName) -> Compute:
         raise ConfigError(f"{precision} is for a GPU; on a CPU it is slow: use fp32 or int8")
     if precision == "int8" and backend == "torch":
         raise ConfigError("int8 is computed by OpenVINO: leave --backend torch out")
-    here = openvino_is_installed()
     if backend == "openvino" or precision == "int8":
-        if not here:
+        if not openvino_is_installed():
             asked = "int8" if precision == "int8" else "--backend openvino"
             raise EnvironmentProblem(f"{asked} needs OpenVINO: {INSTALL_OPENVINO}")
         return Compute("openvino", precision)
-    return Compute("openvino" if backend == "auto" and here and _is_x86() else "torch", precision)
+    return Compute("torch", precision)
 
 
 def openvino_is_installed() -> bool:
     """Whether `import openvino` would find it; does not import it."""
     return importlib.util.find_spec("openvino") is not None
-
-
-def _is_x86() -> bool:
-    # The only processors on which OpenVINO was measured here.
-    return platform.machine().lower() in ("x86_64", "amd64")
 
 
 def _known(what: str, name: str, names: tuple[str, ...]) -> None:

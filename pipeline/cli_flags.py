@@ -55,7 +55,7 @@ def add_pipeline_flags(parser: argparse.ArgumentParser, *, batch_size: bool = Tr
         "--backend",
         choices=get_args(BackendName),
         default="auto",
-        help="what computes on a CPU; auto: openvino where installed, else torch, same scores",
+        help="what computes on a CPU (default: torch; openvino: a fifth faster, same scores)",
     )
     add(
         "--precision",

@@ -47,8 +47,8 @@ class Pipeline:
         cache: folder where features are kept for the next time (an s3:// or gs:// address is
             one too), or True for the usual one; None keeps nothing.
         batch_size: frames per network pass; None for the extractor's own.
-        backend: what computes on a CPU: "torch", "openvino", or "auto", which gives the same
-            scores (1e-4): OpenVINO where it is installed.
+        backend: what computes on a CPU: "torch" (also "auto"), or "openvino", which gives the
+            same scores (1e-4) in less time.
         precision: "fp32"; on a CPU "int8", on a CUDA device "fp16" or "bf16": faster, with
             scores a little off and features kept apart. "auto" is fp32, on CUDA fp16.
         frames: the extractor of pictures, in place of one that is made here.

@@ -22,13 +22,12 @@ CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 def installed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     there: bool = request.param
     monkeypatch.setattr(compute, "openvino_is_installed", lambda: there)
-    monkeypatch.setattr(compute, "_is_x86", lambda: True)
     return there
 
 
 def test_auto_never_changes_the_precision(installed: bool) -> None:
     on_cpu = choose_compute(CPU)
-    assert on_cpu == Compute("openvino" if installed else "torch", "fp32")
+    assert on_cpu == Compute("torch", "fp32")
     assert choose_compute(CUDA) == Compute("torch", "fp16")
     assert choose_compute(MPS) == Compute("torch", "fp32")
 
