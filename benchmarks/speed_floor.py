@@ -22,11 +22,11 @@ import numpy as np
 import torch
 
 from vtag.config import Sampling
+from vtag.cores import usable_cores
 from vtag.decode import choose_decoder, plan, probe, read_frames
 from vtag.extractors import build_extractor
 from vtag.records import Frames
 from vtag.sound import read_sound
-from vtag.stream import usable_cores
 
 BATCH = 8
 

@@ -11,7 +11,7 @@ from typing import Any
 import av
 from tables import machine_line, table
 
-from vtag.stream import usable_cores
+from vtag.cores import usable_cores
 
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]
 

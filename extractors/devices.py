@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from vtag.errors import ConfigError, EnvironmentProblem
@@ -35,11 +33,3 @@ def devices_here() -> list[str]:
     """The devices of this machine, "cpu" first."""
     cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     return ["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
-
-
-def cores_here() -> int:
-    """Processor cores that this process may use."""
-    try:
-        return max(1, len(os.sched_getaffinity(0)))
-    except AttributeError:  # macOS, Windows
-        return os.cpu_count() or 1

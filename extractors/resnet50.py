@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtag.config import BackendName, PrecisionName
+from vtag.cores import usable_cores
 from vtag.errors import ConfigError
 from vtag.extractors.base import fingerprint_of_parts
 from vtag.extractors.batches import Batches
 from vtag.extractors.compute import FLOATS, choose_compute
 from vtag.extractors.cuda_network import CudaSlot
-from vtag.extractors.devices import checked_device, cores_here
+from vtag.extractors.devices import checked_device
 from vtag.extractors.int8_ranges import Int8Ranges, load_ranges
 from vtag.extractors.resnet50_network import (
     CROP_PX,
@@ -90,7 +91,7 @@ class ResNet50:
             from vtag.extractors.openvino_resnet50 import resnet50_graph
 
             graph = resnet50_graph(folded, self._variant, self._ranges)
-            return self._batched(OpenVinoNetwork(graph, cores=cores_here()))
+            return self._batched(OpenVinoNetwork(graph, cores=usable_cores()))
         network = frozen_resnet50(folded, self._variant, self.device)
         dtype = FLOATS[self.compute.precision]
         # The weights are channels_last already, see `Convolution`.

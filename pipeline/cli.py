@@ -118,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_command(args: argparse.Namespace) -> int:
     """`vtag run`: a folder in, one JSON line per input out."""
+    from vtag.cores import usable_cores
     from vtag.discover import Discovery
     from vtag.moved import Library
     from vtag.remote_tagger import SourceTagger
@@ -125,7 +126,6 @@ def run_command(args: argparse.Namespace) -> int:
     from vtag.shards import Shard
     from vtag.signals import stop_on_signals
     from vtag.sources import find_sources
-    from vtag.stream import usable_cores
 
     sampling, selection = sampling_of(args), selection_of(args)
     shard = Shard.parse(args.shard) if args.shard else None

@@ -24,8 +24,8 @@ def open_pipeline(
         return pipeline_of(args, sampling, selection)
     if args.engine != "local":
         raise ConfigError("several devices belong to --engine local; on a cluster say --gpus")
+    from vtag.cores import usable_cores
     from vtag.device_workers import ManyDevices
-    from vtag.stream import usable_cores
 
     flags = {name: value for name, value in vars(args).items() if name != "command"}
     return ManyDevices(

@@ -91,7 +91,7 @@ def share_cores(workers: int) -> None:
     """Threads per network pass = cores / workers, so that all together make one per core."""
     import torch
 
-    from vtag.stream import usable_cores
+    from vtag.cores import usable_cores
 
     torch.set_num_threads(max(1, usable_cores() // workers))
 

@@ -108,7 +108,7 @@ def _extras() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    from vtag.stream import usable_cores
+    from vtag.cores import usable_cores
 
     yield Finding("ok", f"{usable_cores()} cores, and as many files at once in `vtag run`")
     yield from _memory(usable_cores())

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vtag.cores import usable_cores
 from vtag.errors import ConfigError, MediaError
 from vtag.report_entries import Entry, entries_of
 from vtag.report_folder import THUMBNAILS, ReportFolder, cannot_write
 from vtag.report_page import label_names, write_page
 from vtag.report_thumbnails import Thumbnails, make_thumbnails, names_of
-from vtag.stream import usable_cores
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from vtag.cores import usable_cores
 from vtag.errors import ConfigError, EnvironmentProblem
-from vtag.stream import usable_cores
 
 LOCAL_STORE_BYTES: Final = 256 << 20
 

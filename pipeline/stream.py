@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -13,14 +12,6 @@ Result = TypeVar("Result")
 
 # Work waiting per worker, so that no worker runs dry while the caller handles a result.
 WINDOW_PER_WORKER = 2
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: one worker on each is best, decoding is half of the work."""
-    try:
-        return max(1, len(os.sched_getaffinity(0)))
-    except AttributeError:  # macOS, Windows
-        return os.cpu_count() or 1
 
 
 def in_order(

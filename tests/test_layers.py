@@ -13,7 +13,7 @@ FOLDERS = {"pipeline": "vtag", "extractors": "vtag.extractors", "models": "vtag.
 
 # group -> (its modules, the groups that it may import besides itself)
 GROUPS: dict[str, tuple[str, str]] = {
-    "errors": ("errors", ""),
+    "errors": ("errors cores", ""),
     "base": ("records config label_thresholds", "errors"),
     "store": (
         "storage content_id cache cache_entry cache_writer results record_lines stdout_results "

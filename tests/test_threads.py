@@ -11,9 +11,9 @@ import pytest
 from media import draw_clip
 
 from vtag import Sampling
+from vtag.cores import usable_cores
 from vtag.decode_process import DecoderProcess
 from vtag.killable import bare_environment
-from vtag.stream import usable_cores
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
 
