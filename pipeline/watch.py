@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from vtag.discover import Discovery, Shard, find_inputs, is_input
-from vtag.errors import ConfigError, EnvironmentProblem
+from vtag.errors import ConfigError
 from vtag.moved import is_gone, is_under
-
-if TYPE_CHECKING:
-    from watchdog.events import FileSystemEvent
+from vtag.watch_events import SystemEvents
 
 log = logging.getLogger(__name__)
 
@@ -100,9 +96,12 @@ class Watcher:
         self._walk_at = clock()
         self._first_walk = True
         self._missing: set[str] = set()
-        self._events: _Events | None = None
+        self._events: SystemEvents | None = None
         if config.poll_seconds is None:
-            self._events = _Events.start(self.sources)
+            try:
+                self._events = SystemEvents.start(self.sources)
+            except OSError as err:
+                self._poll_instead(f"the system can not tell of changes ({err.strerror or err})")
 
     def __enter__(self) -> Watcher:
         return self
@@ -297,136 +296,3 @@ def _unchanged_seconds(path: str) -> float:
     except (OSError, ValueError):
         return 0.0
     return time.time() - max(status.st_mtime, status.st_ctime)
-
-
-class _Events:
-    """Paths that the system says something about; from the library `watchdog`."""
-
-    # More than that and walking is cheaper, and a flood must not fill the memory.
-    MAX_WAITING: Final = 100_000
-
-    def __init__(self, observer: Any) -> None:
-        self._observer = observer
-        self._queue: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
-        self._something = threading.Event()
-        self._lost = threading.Event()
-        self._complaints = _Complaints(self._lost)
-        logging.getLogger("watchdog").addHandler(self._complaints)
-        self._threads: list[threading.Thread] = []
-
-    @classmethod
-    def start(cls, sources: Sequence[str]) -> _Events | None:
-        """Listens to these folders; None, after a warning, if the system has no room for that.
-
-        Raises:
-            EnvironmentProblem: the library is missing.
-        """
-        try:
-            from watchdog.events import FileSystemEventHandler
-            from watchdog.observers import Observer
-        except ImportError as err:
-            raise EnvironmentProblem(
-                "--watch needs the library watchdog: pip install 'vtag[watch]' (or walk the "
-                "folders now and then, without it: --watch-poll 10)"
-            ) from err
-
-        events = None
-        try:
-            events = cls(Observer())
-            handler = FileSystemEventHandler()
-            handler.on_any_event = events.tell  # type: ignore[method-assign]
-            for source in sources:
-                events._observer.schedule(handler, source, recursive=True)
-            events._observer.start()
-        except OSError as err:
-            if events is not None:
-                events.close()
-            log.warning(
-                "the system can not tell of changes (%s); the folders are walked every %.0f s "
-                "instead",
-                err.strerror or err,
-                POLL_SECONDS,
-            )
-            return None
-        events._threads = [
-            thread
-            for thread in threading.enumerate()
-            if type(thread).__module__.startswith("watchdog.")
-        ]
-        return events
-
-    def tell(self, event: FileSystemEvent) -> None:
-        """Takes an event, in a thread of the library."""
-        # Not "opened" and its like: reading a file must not look like a change of it.
-        if event.event_type not in ("created", "modified", "closed", "moved", "deleted"):
-            return
-        if event.is_directory and event.event_type == "modified":
-            return  # what changed in it is told as well
-        if self._queue.qsize() > self.MAX_WAITING:
-            self._lost.set()
-            return
-        for path in (event.src_path, event.dest_path):
-            if path:
-                self._queue.put((os.path.normpath(os.fsdecode(path)), event.is_directory))
-        self._something.set()
-
-    def take(self) -> list[tuple[str, bool]]:
-        """Paths and whether they are folders, each once."""
-        self._something.clear()
-        found: dict[tuple[str, bool], None] = {}
-        while True:
-            try:
-                found[self._queue.get_nowait()] = None
-            except queue.Empty:
-                return list(found)
-
-    def lost(self) -> bool:
-        """Whether events were lost since the last call."""
-        lost = self._lost.is_set()
-        self._lost.clear()
-        return lost
-
-    def wait(self, seconds: float) -> None:
-        """Returns after so long, or with the next event."""
-        if self._something.wait(seconds):
-            time.sleep(min(seconds, 0.05))  # events come in bursts
-
-    def alive(self) -> bool:
-        """Whether anybody still listens."""
-        return all(thread.is_alive() for thread in self._threads)
-
-    def may_miss_folders(self) -> bool:
-        """Whether the system limits how many folders can be watched, and says how many are."""
-        return self.watched_folders() is not None
-
-    def watched_folders(self) -> int | None:
-        """How many folders Linux watches for this process; None on other systems."""
-        found = None
-        try:
-            for entry in os.scandir("/proc/self/fd"):
-                if os.readlink(entry.path) == "anon_inode:inotify":
-                    with open(f"/proc/self/fdinfo/{entry.name}", encoding="ascii") as file:
-                        watches = sum(line.startswith("inotify ") for line in file)
-                    found = (found or 0) + watches
-        except OSError:
-            return None
-        return found
-
-    def close(self) -> None:
-        """Listens no longer."""
-        logging.getLogger("watchdog").removeHandler(self._complaints)
-        if self._observer.is_alive():
-            self._observer.stop()
-            self._observer.join(timeout=5)
-
-
-class _Complaints(logging.Handler):
-    """Sets a flag when the library complains: that is how it tells that events were lost."""
-
-    def __init__(self, flag: threading.Event) -> None:
-        super().__init__(logging.WARNING)
-        self._flag = flag
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Any complaint will do: to look once too often costs little."""
-        self._flag.set()

@@ -62,7 +62,7 @@ GROUPS: dict[str, tuple[str, str]] = {
         "scale scale_cluster scale_networks scale_worker",
         "errors base stream extractors tagger run sources",
     ),
-    "watch": ("watch moved", "errors base store discover"),
+    "watch": ("watch watch_events moved", "errors base store discover"),
     "settings": ("settings settings_files settings_schema", "errors store"),
     "score": ("score_model", "errors base models head learning data learning"),
     "export": ("export_onnx", "errors base store models head"),

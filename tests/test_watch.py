@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 from media import draw_clip
 
 import vtag.watch
+import vtag.watch_events
 from vtag.discover import Shard
 from vtag.errors import ConfigError, EnvironmentProblem
 from vtag.watch import WatchConfig, Watcher
@@ -242,6 +244,15 @@ class TestEvents:
             found = self.until(watcher, lambda found: len(found) >= 1)
             assert found == ["videos/renamed/deep/later.mp4"]
 
+    def test_what_the_library_warns_itself_of_is_not_shown(self, folder: Path) -> None:
+        # A folder in a new folder is found by its parent's walk and by its own event.
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with Watcher([str(folder)], TOLD) as watcher:
+                list(watcher.ready())
+                text = "Callback with id '1' already exists for watch. It will be Overwritten."
+                warnings.warn_explicit(text, RuntimeWarning, "inotify.py", 1, "watchdog.observers")
+
     def test_the_current_folder_has_names_as_in_a_run(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -279,7 +290,7 @@ class TestEvents:
     def test_a_flood_of_events_is_made_up_for_by_a_walk(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(vtag.watch._Events, "MAX_WAITING", 3)
+        monkeypatch.setattr(vtag.watch_events.SystemEvents, "MAX_WAITING", 3)
         with Watcher([str(folder)], TOLD) as watcher:
             list(watcher.ready())
             for n in range(30):
