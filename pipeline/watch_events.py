@@ -120,13 +120,18 @@ class SystemEvents:
         """How many folders Linux watches for this process; None on other systems."""
         found = None
         try:
-            for entry in os.scandir("/proc/self/fd"):
-                if os.readlink(entry.path) == "anon_inode:inotify":
-                    with open(f"/proc/self/fdinfo/{entry.name}", encoding="ascii") as file:
-                        watches = sum(line.startswith("inotify ") for line in file)
-                    found = (found or 0) + watches
+            descriptors = os.listdir("/proc/self/fd")
         except OSError:
             return None
+        for name in descriptors:
+            try:  # another thread may close it meanwhile
+                if os.readlink(f"/proc/self/fd/{name}") != "anon_inode:inotify":
+                    continue
+                with open(f"/proc/self/fdinfo/{name}", encoding="ascii") as file:
+                    watches = sum(line.startswith("inotify ") for line in file)
+            except OSError:
+                continue
+            found = (found or 0) + watches
         return found
 
     def close(self) -> None:
