@@ -53,7 +53,8 @@ class LocalFolder:
         below, _, start = beginning.rpartition("/")
         folder = self._path / below
         try:
-            names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+            with os.scandir(folder) as entries:
+                names = sorted(entry.name for entry in entries if entry.is_file())
         except FileNotFoundError:
             return
         for name in names:
