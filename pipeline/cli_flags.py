@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from vtag.config import BackendName, PrecisionName, Sampling, Selection
+from vtag.config import BackendName, DecoderName, PrecisionName, Sampling, Selection
 from vtag.errors import ConfigError
 from vtag.label_thresholds import read_label_thresholds
 from vtag.uris import is_remote
@@ -44,7 +44,13 @@ def add_pipeline_flags(parser: argparse.ArgumentParser, *, batch_size: bool = Tr
         help="a longer video is covered evenly by so many frames (default: %(default)s)",
     )
     add("--sampling", choices=["uniform", "keyframes", "adaptive"], default=default.mode)
-    add("--decoder", choices=["auto", "decord", "pyav"], default=default.decoder)
+    add(
+        "--decoder",
+        choices=get_args(DecoderName),
+        default=default.decoder,
+        help="torchcodec: decodes on the graphics card that --device names (pip install "
+        "'vtag[torchcodec]')",
+    )
     add("--top-k", type=int, default=20, metavar="N", help="tags per video at most (default: 20)")
     add("--threshold", type=float, metavar="X", help="instead of each label's own; 0 takes all")
     add("--min-score", type=float, default=0.0, metavar="X", help="no tag below, whatever its own")

@@ -11,7 +11,7 @@ from typing import Final, Literal, get_args
 from vtag.errors import ConfigError
 
 SamplingMode = Literal["uniform", "keyframes", "adaptive"]
-DecoderName = Literal["auto", "decord", "pyav"]
+DecoderName = Literal["auto", "decord", "pyav", "torchcodec"]
 BackendName = Literal["auto", "torch", "openvino"]  # what runs the picture network
 PrecisionName = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 

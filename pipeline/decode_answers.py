@@ -28,7 +28,9 @@ _SPARE_TIMES: Final = 8
 _SPARE_SOUND_SECONDS: Final = 3600.0
 _SOUND_HZ: Final = 16_000
 
-DECODER_NAMES: Final = {"decord": "decord", "pyav": "PyAV", None: "no decoder"}
+DECODER_NAMES: Final = {
+    "decord": "decord", "pyav": "PyAV", "torchcodec": "torchcodec", None: "no decoder",
+}  # fmt: skip
 
 
 # Places in one request: so that it fits into a pipe that nobody reads from.
@@ -163,7 +165,7 @@ class Attempt:
         media = decode_wire.unpack_media(message.header)
         decoder = message.header.get("decoder")
         looks = self.look and media.has_video
-        if looks and decoder not in ("decord", "pyav"):
+        if looks and decoder not in decode_wire.DECODERS:
             raise WireError("no decoder for the pictures")
         if looks and self.decoder not in (None, decoder):
             raise WireError("another decoder than the one that was asked for")

@@ -28,7 +28,7 @@ class Failed(Exception):
     """The child did not do what it was asked.
 
     Attributes:
-        code: key of `vtag.errors.ERROR_CODES`.
+        code: key of `vtag.errors.ERROR_CODES`, or "unable": no file can be read like that here.
         reason: what happened, to be read after "decord …": "crashed (SIGSEGV)".
         told: the child's own words, when it raised a MediaError; it is alive and well then.
         stage: the stage that the child named with it.
@@ -64,6 +64,7 @@ class Child:
         self.busy = True
         self._keeper = keeper
         self._reading = False
+        self._libraries_bytes = 0
 
     @classmethod
     def start(cls, keeper: Keeper, limits: ChildLimits, backends: str) -> Child:
@@ -79,6 +80,8 @@ class Child:
             child.answer(Clock(limits.start_seconds), "ready")
         except Failed as err:
             child.end()
+            if err.code == "unable":
+                raise EnvironmentProblem(err.reason) from err
             raise EnvironmentProblem(
                 f"the decode child did not start: it {err.reason}; try "
                 f"{sys.executable} -c 'import vtag.decode_worker'"
@@ -87,6 +90,7 @@ class Child:
             child.end()
             raise
         child.busy = False
+        child._libraries_bytes = resident_bytes(child.process.pid)
         return child
 
     def ask(self, request: Mapping[str, Any]) -> None:
@@ -121,6 +125,8 @@ class Child:
             if message.kind == "bug":
                 text = decode_wire.text_field(message.header, "text")
                 raise Failed("decoder_crashed", f"failed unexpectedly ({text})")
+            if message.kind == "unable":
+                raise Failed("unable", decode_wire.text_field(message.header, "text"))
         except WireError as err:
             raise self._lie(err) from err
         raise self._lie(WireError(f"a message that is out of turn ({clean_kind(message)})"))
@@ -134,7 +140,7 @@ class Child:
         return (
             self.process.poll() is not None
             or self.files >= limits.files_per_child
-            or resident_bytes(self.process.pid) > limits.resident_bytes
+            or resident_bytes(self.process.pid) > self._libraries_bytes + limits.resident_bytes
         )
 
     def limits_in_force(self, limits: ChildLimits) -> dict[str, bool]:

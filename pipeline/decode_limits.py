@@ -31,7 +31,8 @@ class ChildLimits:
         start_seconds: how long a new child may take to load its libraries.
         memory_bytes: address space that decoding may take, above what the libraries map. 8K
             was measured at 0.6 to 0.7 GB (HEVC of 10 bits, H.264 with 8 reference pictures).
-        resident_bytes: a child that holds more than this between two files is replaced.
+        resident_bytes: a child that holds so much more between two files than before the first
+            is replaced.
         files_per_child: a child is replaced after so many, against slow leaks in decoders.
     """
 

@@ -13,11 +13,12 @@ import stat
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from vtag.config import Sampling
+from vtag.config import DecoderName, Sampling
 from vtag.decode_answers import DECODER_NAMES, Attempt, Explorer
 from vtag.decode_child import Child, Failed
 from vtag.decode_limits import ChildLimits
@@ -27,7 +28,7 @@ from vtag.killable import Keeper
 from vtag.records import Frames, Media, Sound
 from vtag.storage import reason
 
-__all__ = ["ChildLimits", "DecoderProcess", "Finished", "Restarted"]
+__all__ = ["ChildLimits", "DecoderProcess", "Finished", "Restarted", "backends_for"]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,29 @@ _DECODER_MATTERS: Final = frozenset(
     {"decode_timeout", "decoder_crashed", "decoder_misbehaved", "oom", "corrupt", "truncated",
      "unsupported_codec"}
 )  # fmt: skip
+
+
+BACKENDS: Final = "vtag.decode_backends:BACKENDS"
+
+
+def backends_for(decoder: DecoderName, device: str) -> str:
+    """Where the decode child finds its decoders, as `DecoderProcess` wants it told.
+
+    Args:
+        decoder: as in `Sampling`.
+        device: what torchcodec decodes on: "cuda:N", and anything else is the CPU.
+
+    Raises:
+        EnvironmentProblem: torchcodec is wanted, and not installed.
+    """
+    if decoder != "torchcodec":
+        return BACKENDS
+    if find_spec("torchcodec") is None:
+        raise EnvironmentProblem(
+            "--decoder torchcodec needs torchcodec: pip install 'vtag[torchcodec]', and FFmpeg's "
+            "shared libraries (Debian: apt install ffmpeg)"
+        )
+    return f"vtag.decode_backends:torchcodec_on:{device if device.startswith('cuda') else 'cpu'}"
 
 
 @dataclass(frozen=True)
@@ -88,14 +112,14 @@ class DecoderProcess:
 
     Args:
         limits: how much time and memory a file may take.
-        backends: `module:name` of the decoders' table in the child.
+        backends: where the child finds its decoders' table; see `vtag.decode_worker.main`.
     """
 
     def __init__(
         self,
         limits: ChildLimits = ChildLimits(),  # noqa: B008  frozen: safe as a default
         *,
-        backends: str = "vtag.decode_backends:BACKENDS",
+        backends: str = BACKENDS,
     ) -> None:
         self.limits = limits
         self._backends = backends

@@ -34,6 +34,7 @@ MAX_BODY_BYTES: Final = 64 << 20
 MAX_SAMPLES: Final = 16_000 * 120  # in one message: two minutes of sound
 MAX_SECONDS: Final = 1e8  # three years; beyond it a clock is not a clock
 MAX_TEXT: Final = 500
+DECODERS: Final = ("decord", "pyav", "torchcodec")
 MAX_WARNINGS: Final = 32
 
 Header = Mapping[str, Any]
@@ -240,7 +241,7 @@ def unpack_media(header: Header) -> Media:
     if not isinstance(fields, dict):
         raise WireError("no media facts")
     decoder = fields.get("decoder")
-    if decoder not in (None, "decord", "pyav"):
+    if decoder is not None and decoder not in DECODERS:
         raise WireError("a decoder that does not exist")
     return Media(
         duration=real(fields, "duration", low=0, high=MAX_SECONDS),

@@ -28,7 +28,7 @@ from vtag import decode_wire, sandbox
 from vtag.config import Moments, Sampling
 from vtag.decode_limits import ChildLimits
 from vtag.decode_report import DecodeReport
-from vtag.errors import MediaError
+from vtag.errors import EnvironmentProblem, MediaError
 from vtag.records import Frames, Media, Sound
 
 # Reads the pictures at some places of the choices, with the decoder of that name.
@@ -65,19 +65,24 @@ def main(arguments: Sequence[str]) -> None:
 
     Args:
         arguments: process id of the parent, the `ChildLimits` as JSON, `module:name` of the
-            `Backends`.
+            `Backends`, or `module:name:device` of what makes them for a device.
     """
     parent, limits_text, backends_at = arguments
+    on_gpu = ":cuda" in backends_at
     limits = ChildLimits(**json.loads(limits_text))
     requests, answers = _take_over_pipes()
     try:
-        sandbox.confine_before_imports(int(parent))
+        sandbox.confine_before_imports(int(parent), device_files=on_gpu)
         backends = _load(backends_at)
-        sandbox.confine_after_imports(limits.memory_bytes)
+        # A graphics card's driver reserves address space by the hundred gigabytes.
+        sandbox.confine_after_imports(None if on_gpu else limits.memory_bytes)
         sandbox.allow_cpu_seconds(limits.deadline_floor_seconds)
         answers.tell({"kind": "ready"})
         for line in requests:
             _serve(json.loads(line), backends, limits, answers, requests)
+    except EnvironmentProblem as err:
+        answers.tell({"kind": "unable", "text": str(err)[:4000]})
+        raise
     except BaseException as err:
         # The parent must hear of it; after a bug nothing here can be trusted, so it ends.
         answers.tell({"kind": "bug", "text": f"{type(err).__name__}: {err}"[:4000]})
@@ -115,8 +120,10 @@ def _take_over_pipes() -> tuple[BinaryIO, Answers]:
 
 
 def _load(backends_at: str) -> Backends:
-    module, _, name = backends_at.partition(":")
+    module, name, *device = backends_at.split(":", 2)
     found = getattr(importlib.import_module(module), name)
+    if device:
+        found = found(device[0])
     if not isinstance(found, Backends):
         raise TypeError(f"{backends_at} is no table of back ends")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import platform
@@ -24,6 +25,7 @@ EXTRAS = {
     "onnx": ("onnxruntime", "vtag export"),
     "s3": ("s3fs", "videos and results at s3://"),
     "gcs": ("gcsfs", "videos and results at gs://"),
+    "ray": ("ray", "vtag run --engine ray"),
 }
 PROGRAMS = {"mpv": "vtag search --open"}
 LOW_DISK_BYTES = 1 << 30
@@ -163,6 +165,29 @@ def _decoders() -> Iterator[Finding]:
         )
     if importlib.util.find_spec("decord"):
         yield Finding("note", "decord's own FFmpeg is of 2018; it runs in a limited child only")
+    yield _torchcodec()
+
+
+def _torchcodec() -> Finding:
+    import torch
+
+    use = "--decoder torchcodec: decoding on a graphics card"
+    if not importlib.util.find_spec("torchcodec"):
+        return Finding("note", f"no torchcodec: {use}", "pip install 'vtag[torchcodec]'")
+    try:
+        found = importlib.import_module("torchcodec.decoders") and _torchcodec_build()
+    except (ImportError, OSError, RuntimeError) as err:
+        said = str(err).strip().partition("\n")[0]
+        return Finding("note", f"torchcodec does not load ({said})", "apt install ffmpeg")
+    if found.endswith("+cpu") and torch.cuda.is_available():
+        advice = "install its build for CUDA, as torchcodec's README says"
+        return Finding("note", f"torchcodec {found} can not decode on the graphics card", advice)
+    return Finding("ok", f"torchcodec {found}: {use}")
+
+
+def _torchcodec_build() -> str:
+    """Its version, and whether it was built for CUDA, such as "0.11.1+cpu"."""
+    return str(importlib.import_module("torchcodec").__version__)
 
 
 def _has_decoder(codec: str) -> bool:

@@ -27,7 +27,7 @@ from vtag.cache import CacheEntry, FeatureCache
 from vtag.cache_writer import CacheWriter
 from vtag.config import Sampling
 from vtag.content_id import ContentIds
-from vtag.decode_process import DecoderProcess, Finished, Restarted
+from vtag.decode_process import DecoderProcess, Finished, Restarted, backends_for
 from vtag.errors import MediaError
 from vtag.extractors.base import FrameExtractor, SoundExtractor
 from vtag.records import Features, Frames, Media, Sound
@@ -64,7 +64,8 @@ class ClipFeatures:
 class DecoderPool:
     """Decode children that are lent to one thread at a time, and made when none is free."""
 
-    def __init__(self) -> None:
+    def __init__(self, backends: str) -> None:
+        self._backends = backends
         self._idle: LifoQueue[DecoderProcess] = LifoQueue()
         self._all: list[DecoderProcess] = []
 
@@ -72,7 +73,7 @@ class DecoderPool:
     def lend(self) -> Iterator[DecoderProcess]:
         """A child that nobody else uses inside the `with`."""
         if self._idle.empty():
-            decoder = DecoderProcess()
+            decoder = DecoderProcess(backends=self._backends)
             self._all.append(decoder)
         else:
             decoder = self._idle.get()
@@ -128,6 +129,10 @@ class FeatureMaker:
         sampling: which frames are looked at.
         cache: where features are kept; None keeps nothing.
         content_ids: content hashes with their memo.
+        device: where torchcodec decodes, if `sampling` names it: "cpu" or "cuda:N".
+
+    Raises:
+        EnvironmentProblem: `sampling` names a decoder that is not installed.
     """
 
     def __init__(
@@ -137,13 +142,14 @@ class FeatureMaker:
         sampling: Sampling,
         cache: FeatureCache | None = None,
         content_ids: ContentIds | None = None,
+        device: str = "cpu",
     ) -> None:
         self.extractors = dict(extractors)
         self.sampling = sampling
         self.cache = cache
         self.content_ids = content_ids or ContentIds(None)
         self._fingerprints = {s: fingerprint_of(e) for s, e in self.extractors.items()}
-        self._pool = DecoderPool()
+        self._pool = DecoderPool(backends_for(sampling.decoder, device))
         self._in_work = InWork()
         self._kept = CacheWriter(cache) if cache is not None else None
 

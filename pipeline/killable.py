@@ -25,9 +25,12 @@ TICK_SECONDS: Final = 0.5
 BURIAL_SECONDS: Final = 5.0
 PIPE_BYTES: Final = 1 << 20  # Linux' largest for everybody; a batch of pictures is 3 MB
 
-# Only what the loader and the interpreter need to start; one thread per library, since vtag
-# runs a child per core.
-_KEPT_VARIABLES: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "SYSTEMDRIVE")
+# Only what the loader and the interpreter need to start, and which graphics cards there are to
+# be; one thread per library, since vtag runs a child per core.
+_KEPT_VARIABLES: Final = (
+    "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "SYSTEMDRIVE",
+    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER",
+)  # fmt: skip
 _FIXED_VARIABLES: Final = {
     "PATH": os.defpath,  # decord does not load without one
     "OMP_NUM_THREADS": "1",

@@ -34,7 +34,7 @@ class Media:
     has_video: bool = False
     has_audio: bool = False
     corrupt_frames: int = 0  # damaged packets or pictures met while decoding
-    decoder: str | None = None  # which one served the pictures: "decord" or "pyav"
+    decoder: str | None = None  # which one served the pictures: "decord", "pyav" or "torchcodec"
     sampled_frames: int = 0  # times at which the network looked
 
     def to_dict(self) -> dict[str, Any]:

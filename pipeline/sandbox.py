@@ -34,12 +34,15 @@ _SECCOMP_MODE_FILTER: Final = 2
 _CLONE_NEWUSER: Final = 0x10000000
 _CLONE_NEWNET: Final = 0x40000000
 
-# Both the same on every architecture (they came after the numbers were unified).
+# All the same on every architecture (they came after the numbers were unified).
 _LANDLOCK_CREATE_RULESET: Final = 444
+_LANDLOCK_ADD_RULE: Final = 445
 _LANDLOCK_RESTRICT_SELF: Final = 446
+_LANDLOCK_RULE_PATH_BENEATH: Final = 1
+_LANDLOCK_WRITE_FILE: Final = 1 << 1
 # Every way to change a file system in landlock's first version: write a file, remove a
 # folder or a file, make a folder, file, socket, pipe, device or link.
-_LANDLOCK_CHANGES: Final = (1 << 1) | sum(1 << bit for bit in range(4, 13))
+_LANDLOCK_CHANGES: Final = _LANDLOCK_WRITE_FILE | sum(1 << bit for bit in range(4, 13))
 _LANDLOCK_REFER: Final = 1 << 13  # from version 2: move between folders
 _LANDLOCK_TRUNCATE: Final = 1 << 14  # from version 3
 
@@ -50,30 +53,32 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def confine_before_imports(parent: int) -> None:
+def confine_before_imports(parent: int, *, device_files: bool = False) -> None:
     """Gives up what decoding never needs. Call it while the process has one thread only.
 
     Args:
         parent: process id of the parent; the process ends when it is not that any more.
+        device_files: files in /dev may be written to: how programs talk to a graphics card.
     """
     if sys.platform == "linux":
         _leave_network()
         _die_with_parent(parent)
         _libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        _forbid_file_changes()
+        _forbid_file_changes(except_devices=device_files)
         _forbid_calls()
 
 
-def confine_after_imports(memory_bytes: int) -> None:
+def confine_after_imports(memory_bytes: int | None) -> None:
     """Bounds memory, files and core dumps.
 
     After the imports, because the libraries' own mappings are no measure of what a video
-    takes: `memory_bytes` comes on top of them.
+    takes: `memory_bytes` comes on top of them. None leaves memory unbounded.
     """
     if sys.platform == "win32":
         return
     mapped = _mapped_bytes()
-    _limit("RLIMIT_AS", mapped + memory_bytes if mapped else resource.RLIM_INFINITY)
+    if memory_bytes is not None:
+        _limit("RLIMIT_AS", mapped + memory_bytes if mapped else resource.RLIM_INFINITY)
     _limit("RLIMIT_FSIZE", 0)
     _limit("RLIMIT_NOFILE", MAX_OPEN_FILES)
     _limit("RLIMIT_CORE", 0)
@@ -161,8 +166,8 @@ def _die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def _forbid_file_changes() -> None:
-    """Landlock with no exceptions: files open for reading only, from here on."""
+def _forbid_file_changes(*, except_devices: bool) -> None:
+    """Landlock: files open for reading only from here on, but perhaps for those in /dev."""
     libc = _libc()
     version = libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, 1)
     if version < 1:
@@ -172,8 +177,18 @@ def _forbid_file_changes() -> None:
     changes |= _LANDLOCK_TRUNCATE if version >= 3 else 0
     rules = libc.syscall(_LANDLOCK_CREATE_RULESET, struct.pack("=Q", changes), 8, 0)
     if rules >= 0:
+        if except_devices:
+            _allow_writing_below(rules, "/dev")
         libc.syscall(_LANDLOCK_RESTRICT_SELF, rules, 0)
         os.close(rules)
+
+
+def _allow_writing_below(rules: int, folder: str) -> None:
+    """Lets existing files below a folder be opened for writing (struct landlock_path_beneath)."""
+    below = os.open(folder, os.O_PATH | os.O_CLOEXEC)
+    rule = struct.pack("=Qi", _LANDLOCK_WRITE_FILE, below)
+    _libc().syscall(_LANDLOCK_ADD_RULE, rules, _LANDLOCK_RULE_PATH_BENEATH, rule, 0)
+    os.close(below)
 
 
 # --- seccomp: system calls that decoding has no use for -------------------------------------

@@ -100,7 +100,11 @@ class Pipeline:
         extractors = shared(extractors, batch_size=batch_size or GPU_BATCH)
         memo = self.cache.root if self.cache else None
         self._maker = FeatureMaker(
-            extractors, sampling=sampling, cache=self.cache, content_ids=ContentIds(memo)
+            extractors,
+            sampling=sampling,
+            cache=self.cache,
+            content_ids=ContentIds(memo),
+            device=self.device,
         )
 
     @classmethod

@@ -30,6 +30,7 @@ from vtag.decode_worker import Backends, Look
 from vtag.errors import MediaError
 from vtag.records import Frames, Media, Sound
 
+leaked: list[bytes] = []
 probes = 0  # that this child has made
 PIXEL = {"decord": 40, "pyav": 80}  # the grey of all pictures, which tells who decoded them
 SOUND_SECONDS = 3
@@ -205,6 +206,7 @@ ACTS: dict[str, Callable[[], object]] = {
     "killed": lambda: signal.raise_signal(signal.SIGKILL),
     "eat memory": eat_memory,
     "bug": lambda: [][1],
+    "leak": lambda: leaked.append(b"x" * (64 << 20)),
     "print": print_everywhere,
     "close stdout": lambda: os.closerange(1, 3),
     "close everything": close_everything,

@@ -10,6 +10,8 @@ from typing import Any
 
 from vtag.decode_backends import BACKENDS
 from vtag.decode_report import DecodeReport
+from vtag.decode_worker import Backends
+from vtag.errors import EnvironmentProblem
 from vtag.records import Sound
 
 ASKED_FOR = (
@@ -35,3 +37,8 @@ def is_open(number: int) -> bool:
 
 
 INSIDE = replace(BACKENDS, sound=tell)
+
+
+def unable_on(device: str) -> Backends:
+    """A table that a machine does not have what it takes for."""
+    raise EnvironmentProblem(f"no card {device} here")

@@ -40,10 +40,11 @@ GROUPS: dict[str, tuple[str, str]] = {
         "decode decode_pyav decode_seek decode_walk decode_decord decode_report sound",
         "errors base",
     ),
+    "torchcodec": ("decode_torchcodec", "errors base decode"),  # with torch; only when asked for
     "child": (
         "decode_answers decode_backends decode_child decode_limits decode_process decode_wire "
         "decode_worker killable sandbox",
-        "errors base store decode",
+        "errors base store decode torchcodec",
     ),
     # Can be lifted out and used alone: nothing of decoding, caching or tagging is known there.
     "extractors": ("extractors", "errors base weights"),

@@ -31,8 +31,8 @@ if user:  # only now: the interpreter may lie where that user can not read
     os.setuid(user)
     os.chdir("/")
 
-if start == "confined":
-    sandbox.confine_before_imports(os.getppid())
+if start != "free":
+    sandbox.confine_before_imports(os.getppid(), device_files=start == "with devices")
     sandbox.confine_after_imports(256 << 20)
     sandbox.allow_cpu_seconds(5)
 
@@ -58,6 +58,7 @@ def thread():
 ATTEMPTS = {
     "read": lambda: open(secret).read(),
     "read public": lambda: open(os.path.dirname(victim) + "/../public").read(),
+    "write to a device": lambda: open("/dev/null", "w").write("x"),
     "read locked": lambda: open(os.path.dirname(victim) + "/../locked").read(),
     "thread": thread,
     "write": lambda: open(victim, "a").write("x"),
@@ -120,7 +121,7 @@ def burgle(tmp_path: Path) -> Callable[..., dict[str, str]]:
             timeout=60,
         )
         assert done.returncode == 0, done.stderr
-        if start == "confined" and landlock_is_there():
+        if start != "free" and landlock_is_there():
             assert victim.read_text() == "precious"
             assert sorted(os.listdir(tmp_path)) == ["secret", "victim"]
         return dict(json.loads(done.stdout))
@@ -197,6 +198,17 @@ def test_processor_time_ends_a_child_whose_parent_is_stopped(tmp_path: Path) -> 
     # SIGXCPU comes at whole seconds: the two that `allow_cpu_seconds` always leaves.
     done = subprocess.run([sys.executable, "-c", spin], timeout=60, cwd=tmp_path)
     assert done.returncode == -24  # SIGXCPU
+
+
+@linux
+@pytest.mark.skipif(not landlock_is_there(), reason="this kernel has no landlock")
+def test_a_child_with_a_graphics_card_may_write_to_devices_and_nothing_else(
+    burgle: Callable[..., dict[str, str]],
+) -> None:
+    assert burgle("confined", "write to a device") == {"write to a device": "PermissionError"}
+    outcome = burgle("with devices", "write to a device", "read", *CRIMES)
+    assert outcome.pop("write to a device") == outcome.pop("read") == "done"
+    assert "done" not in outcome.values()
 
 
 @linux
