@@ -28,10 +28,10 @@ def choose_compute(
 ) -> Compute:
     """What runs a network on `device`.
 
-    On a CPU "auto" is fp32 by torch. OpenVINO's rows are those of torch to 1e-4 and take a fifth
-    less time, but its compilation was seen to hang when two processes did it at once (2026.4), so
-    it must be asked for, as must int8 and bf16, which change rows by more. On a CUDA device "auto"
-    is fp16: rows are kept in it anyway.
+    On a CPU "auto" is fp32 by torch, which every installation has. OpenVINO's rows are those of
+    torch to 1e-4 and take a fifth less time, a twentieth of a whole run, for which nothing is
+    changed unasked; nor for int8 and bf16, which change rows by more. On a CUDA device "auto" is
+    fp16: rows are kept in it anyway.
 
     Raises:
         ConfigError: no such choice, or none for this device.

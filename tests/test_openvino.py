@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from vtag import Pipeline, Sampling, Selection
 from vtag.decode import plan, probe, read_frames
-from vtag.errors import ConfigError
+from vtag.errors import ConfigError, EnvironmentProblem
+from vtag.extractors import openvino_network
 from vtag.extractors.int8_ranges import load_ranges
 from vtag.extractors.openvino_resnet50 import weight_steps
 from vtag.extractors.resnet50 import ResNet50
@@ -244,3 +246,44 @@ def test_the_int8_ranges_name_the_embedded_weights() -> None:
     assert "end" not in ranges.blocks[15]
     assert [at for at, block in enumerate(ranges.blocks) if "shortcut" in block] == [3, 7, 13]
     assert set(ranges.blocks[0]) == {"end"}
+
+
+class TestCompilationThatNeverEnds:
+    """OpenVINO 2026.4 was once seen to wait for itself."""
+
+    @staticmethod
+    def core(monkeypatch: pytest.MonkeyPatch, hangs: int) -> list[str]:
+        """`openvino.Core`, whose first compilations wait until the test is over."""
+        begun: list[str] = []
+        for_ever = threading.Event()
+
+        def compile_model(graph: str, device: str, settings: object) -> str:
+            begun.append(graph)
+            if len(begun) <= hangs:
+                for_ever.wait(30)
+            return f"{graph} for {device}"
+
+        fake = SimpleNamespace(compile_model=compile_model)
+        monkeypatch.setattr(openvino_network, "ov", SimpleNamespace(Core=lambda: fake))
+        monkeypatch.setattr(openvino_network, "COMPILE_SECONDS", 0.1)
+        return begun
+
+    def test_is_tried_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        begun = self.core(monkeypatch, hangs=1)
+        assert openvino_network.compiled("graph", {}) == "graph for CPU"
+        assert begun == ["graph"] * 2
+
+    def test_is_given_up_with_advice(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        begun = self.core(monkeypatch, hangs=2)
+        with pytest.raises(EnvironmentProblem, match="--backend torch"):
+            openvino_network.compiled("graph", {})
+        assert len(begun) == 2
+
+    def test_an_error_is_an_error_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def compile_model(*_: object) -> None:
+            raise RuntimeError("no such operation")
+
+        fake = SimpleNamespace(compile_model=compile_model)
+        monkeypatch.setattr(openvino_network, "ov", SimpleNamespace(Core=lambda: fake))
+        with pytest.raises(RuntimeError, match="no such operation"):
+            openvino_network.compiled("graph", {})
