@@ -214,6 +214,9 @@ def _finish_run(args: argparse.Namespace, summary: Summary, signal_status: int |
         write_whole(Path(args.summary_json), json.dumps(summary.to_dict()).encode() + b"\n")
     if not args.quiet or summary.failed or summary.stopped:
         say(counts if args.out == "-" else f"{counts} -> {printable(str(args.out))}")
+    if summary.skipped and summary.skipped == summary.inputs and not args.quiet:
+        # Who came back with another threshold or precision would wait for it in vain.
+        say("nothing was new; records keep the settings they were made with, another --out has yours")
     if summary.codes:
         most_first = sorted(summary.codes.items(), key=lambda item: (-item[1], item[0]))
         say(f"failed: {', '.join(f'{count} {code}' for code, count in most_first)}")

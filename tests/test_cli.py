@@ -86,6 +86,8 @@ class TestRun:
         again = vtag("run", odd_folder, "--out", out)
         assert again.returncode == 1  # the failed ones are still failed
         assert f"9 already done ({summary['failed']} of them failed" in again.stderr
+        assert "another --out" in again.stderr  # more flags would change nothing in this one
+        assert "another --out" not in run.stderr
         assert records(out) == found
 
         other = tmp_path / "again.jsonl"
