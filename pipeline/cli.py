@@ -216,7 +216,7 @@ def _finish_run(args: argparse.Namespace, summary: Summary, signal_status: int |
         say(counts if args.out == "-" else f"{counts} -> {printable(str(args.out))}")
     if summary.skipped and summary.skipped == summary.inputs and not args.quiet:
         # Who came back with another threshold or precision would wait for it in vain.
-        say("nothing was new; records keep the settings they were made with, another --out has yours")
+        say("nothing was new, and records stay as they were made; another --out tags all anew")
     if summary.codes:
         most_first = sorted(summary.codes.items(), key=lambda item: (-item[1], item[0]))
         say(f"failed: {', '.join(f'{count} {code}' for code, count in most_first)}")
