@@ -28,6 +28,7 @@ from vtag.records import Frames
 
 BUILD: Final = str(torchcodec.__version__)  # "0.11.1+cpu": what it was built for
 
+_FULL_SIZE_BYTES: Final = 64 << 20  # 8 pictures of 1080p, one of 8K even if it takes more
 _FAMILIES: Final = frozenset({"mp4", "matroska"})
 _IN_ITS_SOURCE: Final = re.compile(r"^\w+, \S+\.(?:cpp|h):\d+, ")  # how its messages begin
 
@@ -55,7 +56,7 @@ def why_not_torchcodec(probe: Probe) -> str:
 def read_frames_torchcodec(
     probe: Probe, plan: Plan, *, device: str, batch: int = 8
 ) -> Iterator[Frames]:
-    """Batches of pictures in order of time; one batch is in memory at full size.
+    """Batches of pictures in order of time; one batch is in memory at full size, 64 MiB of it.
 
     Args:
         device: "cpu", or "cuda:N" for the decoder of that card. What the card can not decode,
@@ -69,6 +70,7 @@ def read_frames_torchcodec(
     if not len(pictures):
         return
     width, height = picture_size(probe)
+    at_once = max(1, min(batch, _FULL_SIZE_BYTES // (3 * probe.size[0] * probe.size[1])))
     expected = _seconds_of_pictures(probe, pictures)
     tolerance = probe.table.step * float(probe.table.time_base) / 2
     try:
@@ -77,10 +79,10 @@ def read_frames_torchcodec(
             raise _misbehaved(
                 probe, f"counts {len(decoder)} pictures, the packets {len(probe.table)}"
             )
-        for start in range(0, len(pictures), batch):
-            some = slice(start, start + batch)
+        for start in range(0, len(pictures), at_once):
+            some = slice(start, start + at_once)
             found = decoder.get_frames_at(pictures[some].tolist())
-            times = found.pts_seconds.numpy()
+            times = found.pts_seconds.cpu().numpy()
             if np.abs(times - expected[some]).max() > tolerance:
                 raise _misbehaved(probe, "shows the pictures at other times than the packets")
             begin, counts = int(firsts[start]), repeats[some]
@@ -121,10 +123,13 @@ def _small(pixels: Tensor, height: int, width: int) -> NDArray[np.uint8]:
 
     Antialiased bilinear, as what the networks were trained on.
     """
-    resized = F.interpolate(
-        pixels.float(), (height, width), mode="bilinear", antialias=True, align_corners=False
-    )
-    rounded = resized.round_().clamp_(0, 255).to(torch.uint8)
+    small = [  # one by one: in float a picture is four times as large
+        F.interpolate(
+            picture.float(), (height, width), mode="bilinear", antialias=True, align_corners=False
+        )
+        for picture in pixels.split(1)
+    ]
+    rounded = torch.cat(small).round_().clamp_(0, 255).to(torch.uint8)
     return np.ascontiguousarray(rounded.permute(0, 2, 3, 1).cpu().numpy())
 
 
