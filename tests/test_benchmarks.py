@@ -233,3 +233,15 @@ def test_the_page_has_the_places_that_the_commands_write() -> None:
         assert found, name
         assert re.search(r"Measured \d{4}-\d\d-\d\d on \d+ cores", found[1])
         assert found[1].count("| --- |") >= 1
+
+
+def test_the_search_benchmark_asks_what_it_draws(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["search.py", "--records", "300", "--rounds", "1"])
+    script("search").main()
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([\d,]+) match", capsys.readouterr().out, re.M))
+    counts = {what: int(count) for what, count in rows.items()}
+    assert counts["a rare word"] < counts["one frequent word"] < 300
+    assert 0 < counts["two frequent words at the same time"] <= counts["two frequent words"]
+    assert counts["a score without any word: every tag is looked at"] > 200
