@@ -89,7 +89,7 @@ _KNOWN: Final = (
         about="vtag's small ear, 2 M parameters, taught by an AudioSet tagger; comes with vtag",
         licence="Apache-2.0",
         card="vggish_small.md",
-        sha256="db54da137b3a40810b836352a41040616ebcfa84c9074e69d06851786753386e",
+        sha256="cb9b6b3f28ff59bdb203d85b53836322e6073a991448d12997f7780814734741",
         size_bytes=4_199_784,
     ),
     WeightsSource(

