@@ -19,7 +19,7 @@ import av
 import av.error
 import numpy as np
 import pytest
-from clips import CLIPS, drawn_once, expected_numbers, joined, numbers
+from barcode_clips import CLIPS, drawn_once, expected_numbers, joined, numbers
 from media import draw_clip, flip_bytes, join, read_barcode, trim
 
 from vtag.config import Sampling

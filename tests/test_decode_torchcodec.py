@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clips import CLIPS, drawn_once, expected_numbers, joined, numbers
+from barcode_clips import CLIPS, drawn_once, expected_numbers, joined, numbers
 
 import vtag.decode_backends
 import vtag.decode_process
