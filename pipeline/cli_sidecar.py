@@ -60,7 +60,7 @@ def add_sidecar_command(command: Callable[..., argparse.ArgumentParser]) -> None
     add("--remove", action="store_true", help="take out what vtag wrote, and nothing else")
     add("--dry-run", action="store_true", help="print what would be done, do nothing")
     add("--min-score", type=float, default=0.0, metavar="X", help="leave out tags below X")
-    add("--max-tags", type=int, metavar="N", help="the N best tags of a video only")
+    add("--max-tags", type=int, metavar="N", help="the first N tags of a record only")
     add(
         "--base",
         metavar="DIR",

@@ -125,9 +125,13 @@ def _small(pixels: Tensor, height: int, width: int) -> NDArray[np.uint8]:
     """
     small = [  # one by one: in float a picture is four times as large
         F.interpolate(
-            picture.float(), (height, width), mode="bilinear", antialias=True, align_corners=False
+            pixels[at : at + 1].float(),
+            (height, width),
+            mode="bilinear",
+            antialias=True,
+            align_corners=False,
         )
-        for picture in pixels.split(1)
+        for at in range(len(pixels))
     ]
     rounded = torch.cat(small).round_().clamp_(0, 255).to(torch.uint8)
     return np.ascontiguousarray(rounded.permute(0, 2, 3, 1).cpu().numpy())

@@ -32,7 +32,7 @@ class Entry:
         id: of the content; None where it could not be read.
         path: as the record has it; may hold lone surrogates.
         video: the file; None where it is gone.
-        tags: best first, with evidence.
+        tags: in the order of the record, with evidence.
         by_person: ids of tags that a correction added.
         media: the record's facts about the file; empty without.
         facts: further fields of the record: warnings, error, model, corrections.

@@ -93,7 +93,7 @@ class SidecarConfig:
             raise ConfigError(f"--max-tags is 1 or more, not {self.max_tags}")
 
     def selected(self, record: Mapping[str, Any]) -> list[Tag]:
-        """The tags of a record that are to be written, best first; raises ValueError."""
+        """The tags of a record that are to be written, in its order; raises ValueError."""
         return [tag for tag in tags_of(record) if tag.score >= self.min_score][: self.max_tags]
 
 

@@ -26,7 +26,7 @@ class Change:
 
 
 def tags_of(record: Mapping[str, Any]) -> tuple[Tag, ...]:
-    """The tags of a record as it was read from a file, best first.
+    """The tags of a record as it was read from a file, in its order: what is implied stands last.
 
     Raises:
         ValueError: they are not as docs/record.md says.
@@ -34,7 +34,7 @@ def tags_of(record: Mapping[str, Any]) -> tuple[Tag, ...]:
     found = record.get("tags")
     if not isinstance(found, list):
         raise ValueError("the record has no list of tags")
-    return tuple(sorted((_tag(tag) for tag in found), key=lambda tag: -tag.score))
+    return tuple(_tag(tag) for tag in found)
 
 
 def _tag(tag: object) -> Tag:

@@ -84,7 +84,7 @@ function count(number, one, many) { return `${number.toLocaleString("en").replac
 function fileName(path) { return path.slice(path.lastIndexOf("/") + 1) || path; }
 function folderName(path) { const at = path.lastIndexOf("/"); return at > 0 ? path.slice(0, at) : ""; }
 
-// A row's tags, best first: [position in vtag.tags, score, sources, cell of the strip that shows it].
+// A row's tags, in the record's order: [position in vtag.tags, score, sources, cell of the strip that shows it].
 function tagsOf(row) {
   const flat = row[ROW.tags], tags = [];
   for (let i = 0; i < flat.length; i += 4) tags.push([flat[i], flat[i + 1] / 10000, flat[i + 2], flat[i + 3]]);
