@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument(
         "--weights", type=Path, default=Path("extractors/weights/vggish_small.safetensors")
     )
-    parser.add_argument("--shards", type=int, default=40, help="training shards to fit on")
+    parser.add_argument("--shards", type=int, default=110, help="training shards to fit on")
     parser.add_argument("--epochs", type=int, default=12)
     args = parser.parse_args()
     torch.set_num_threads(1)
