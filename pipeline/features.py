@@ -190,14 +190,18 @@ class FeatureMaker:
             return None
         return _assemble(content_id, found, cached=True, timing={})
 
+    def flush(self) -> None:
+        """Returns when all features that were made are in the cache."""
+        if self._kept is not None:
+            self._kept.flush()
+
     def close(self) -> None:
         """Ends the decode children, and returns when all features are in the cache."""
         self._pool.close()
         for extractor in self.extractors.values():
             if isinstance(extractor, SharedFrames | SharedSounds):
                 extractor.close()
-        if self._kept is not None:
-            self._kept.flush()
+        self.flush()
 
     def _key(self, content_id: str, stream: str) -> str:
         rule = self.sampling.fingerprint() if stream == "visual" else SOUND_RULE

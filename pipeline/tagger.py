@@ -146,11 +146,19 @@ class Pipeline:
     def tag_many(self, paths: Iterable[str | Path], *, workers: int = 1) -> Iterator[Record]:
         """A record per path, lazily and in order; a file that can not be used gives a failed one.
 
+        After the last one all features are in the cache, for another pipeline to find.
+
         Args:
             paths: the files.
             workers: how many files at once; each has a decode child of its own.
         """
-        return in_order(self.try_tag, paths, workers=workers)
+        records = in_order(self.try_tag, paths, workers=workers)
+
+        def then_keep() -> Iterator[Record]:
+            yield from records
+            self._maker.flush()
+
+        return then_keep()
 
     def try_tag(self, path: str | Path, content_id: str | None = None) -> Record:
         """The record of one file, a failed one when it can not be used."""

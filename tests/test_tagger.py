@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from media import draw_clip
 
 from vtag import ConfigError, MediaError, Pipeline, Record, Sampling, Selection, WeightsError
+from vtag.cache import FeatureCache
 
 SAMPLES = Path(__file__).parent.parent / "sample_videos"
 EVERY_LABEL = Selection(top_k=None, threshold=0.0)
@@ -188,6 +190,24 @@ def test_tag_many_takes_its_paths_lazily(pipeline: Pipeline) -> None:
     next(records)
     records.close()  # type: ignore[attr-defined]
     assert len(taken) < 5
+
+
+def test_another_pipeline_finds_all_features_after_the_last_record(
+    clips: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = FeatureCache.put
+
+    def slow_disk(self: FeatureCache, *given: object) -> None:
+        time.sleep(0.3)
+        put(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FeatureCache, "put", slow_disk)
+    with (
+        Pipeline(device="cpu", cache=tmp_path) as first,
+        Pipeline(device="cpu", cache=tmp_path) as second,
+    ):
+        assert all("decode" in record.timing for record in first.tag_many(clips))
+        assert not any("decode" in record.timing for record in second.tag_many(clips))
 
 
 def test_one_pipeline_serves_several_threads(
