@@ -71,7 +71,7 @@ def read_frames_torchcodec(
         return
     width, height = picture_size(probe)
     at_once = max(1, min(batch, _FULL_SIZE_BYTES // (3 * probe.size[0] * probe.size[1])))
-    expected = _seconds_of_pictures(probe, pictures)
+    expected = plan.ticks[firsts] * float(probe.table.time_base)  # as the file has it
     tolerance = probe.table.step * float(probe.table.time_base) / 2
     try:
         decoder = _open(probe, device)
@@ -110,12 +110,6 @@ def _open(probe: Probe, device: str) -> VideoDecoder:
         return VideoDecoder(path, **arguments)
     with set_cuda_backend("beta"):  # torchcodec's own NVDEC, instead of FFmpeg's
         return VideoDecoder(path, **arguments)
-
-
-def _seconds_of_pictures(probe: Probe, pictures: NDArray[np.int64]) -> NDArray[np.float64]:
-    """float64 [n]: the raw time of each shown picture, as the file has it."""
-    table = probe.table
-    return np.asarray(table.shown_ticks[pictures] * float(table.time_base), np.float64)
 
 
 def _small(pixels: Tensor, height: int, width: int) -> NDArray[np.uint8]:

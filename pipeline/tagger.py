@@ -152,13 +152,8 @@ class Pipeline:
             paths: the files.
             workers: how many files at once; each has a decode child of its own.
         """
-        records = in_order(self.try_tag, paths, workers=workers)
-
-        def then_keep() -> Iterator[Record]:
-            yield from records
-            self._maker.flush()
-
-        return then_keep()
+        yield from in_order(self.try_tag, paths, workers=workers)
+        self._maker.flush()
 
     def try_tag(self, path: str | Path, content_id: str | None = None) -> Record:
         """The record of one file, a failed one when it can not be used."""
