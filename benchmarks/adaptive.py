@@ -35,7 +35,7 @@ from vtag.decode import DecodeReport, candidates, plan, probe, read_frames
 from vtag.decode_wire import Choices
 from vtag.extractors import build_extractor
 from vtag.extractors.base import FrameExtractor
-from vtag.features import FrameRows
+from vtag.feature_rows import FrameRows
 from vtag.head import Head, load_head
 from vtag.plan import Plan
 from vtag.probe import Probe

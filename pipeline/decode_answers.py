@@ -107,6 +107,7 @@ class Attempt:
         child.ask(self._request())
         media = self._take_media(child.answer(Clock(limits.open_seconds(self.size)), "media"))
         yield media
+        child.ask({"do": "go_on"})
         if self.look and media.has_video:
             self.stage = "video"
             clock = Clock(limits.pictures_seconds(self.size, media))

@@ -5,6 +5,7 @@ A request is a line of JSON on standard input, the answers are the messages of
 
     media · frames … · pictures · sound … · finished        (frames and pictures: if wanted)
 
+After `media` the child waits for a request "go_on": the parent decides what is worth its memory.
 With adaptive sampling the pictures come piece by piece: after `media` follows `choices`, then a
 request "look" is answered by frames … · looked, as often as the parent likes, and a request
 "enough" by pictures and the rest.
@@ -184,6 +185,8 @@ def _decode(
             "decord_fit": bool(probed.decord_fit and backends.has_decord),
         }
     )
+    if next(requests, None) is None:
+        return
     if look:
         if sampling.mode == "adaptive":
             choices, look_at = backends.choices(probed, sampling)

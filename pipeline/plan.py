@@ -32,6 +32,8 @@ _WORTH_RATIO: Final = 1.15
 _PERIOD_SHARE: Final = 0.9  # a key frame that comes before so much of its period marks a cut
 # decord returns all pictures at once. 150 MB is what one clip may hold in memory.
 _DECORD_BYTES: Final = 150_000_000
+# It also keeps decoded pictures in a queue: 786 MB for 8K in HEVC of 10 bits, PyAV 311 MB.
+_DECORD_PX: Final = 4096 * 2304
 
 
 @dataclass(frozen=True)
@@ -223,9 +225,9 @@ def choose_decoder(
     decord where it was measured to be right (`Probe.decord_fit`) and its pictures fit into
     memory at once; PyAV where it was not, where the packets say that decord would take 1.15 times
     as long or more and a tenth of a second more, for key frames only (measured: decord takes 1.2
-    to 5 times as long for them) and for `adaptive`, which asks for pictures piece by piece. A
-    decoder that was asked for by name is used, except that decord never gets a file on which it
-    would give wrong pictures: PyAV does, with a warning in `report`.
+    to 5 times as long for them), for `adaptive`, which asks for pictures piece by piece, and for
+    pictures beyond 4K. A decoder that was asked for by name is used, except that decord never gets
+    a file on which it would give wrong pictures: PyAV does, with a warning in `report`.
     """
     if sampling.decoder == "pyav" or probe.video_index is None:
         return "pyav"
@@ -243,7 +245,8 @@ def choose_decoder(
     if sampling.decoder == "decord":
         return "decord"
     piecemeal = wanted.key_only or sampling.mode == "adaptive"
-    return "pyav" if piecemeal or _decord_wastes(probe, wanted) else "decord"
+    large = probe.size[0] * probe.size[1] > _DECORD_PX
+    return "pyav" if piecemeal or large or _decord_wastes(probe, wanted) else "decord"
 
 
 def _long_side(probe: Probe) -> int:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import logging
 import os
 import shutil
 import socket
 import tempfile
-import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from typing import Final
 from vtag.errors import EnvironmentProblem, MediaError, OutputError
 from vtag.remote import BLOCK_BYTES, ObjectStat, RemoteSettings, store_for
 from vtag.remote_errors import RemoteError, media_error
+from vtag.room import Room
 from vtag.run_lock import RunLock
 from vtag.sniff import sniff
 from vtag.sources import Source
@@ -104,10 +104,8 @@ class Spool:
             raise EnvironmentProblem(
                 f"{root}: can not hold what is fetched ({why}); choose another folder with --spool"
             ) from err
-        self._space = threading.Condition()
-        self._waiting: deque[object] = deque()
-        self._used = 0
-        self._number = 0
+        self._room = Room(max_bytes)
+        self._numbers = itertools.count(1)
 
     def __enter__(self) -> Spool:
         return self
@@ -128,7 +126,7 @@ class Spool:
     @property
     def used_bytes(self) -> int:
         """How much is set aside now."""
-        return self._used
+        return self._room.used_bytes
 
     def look(self, source: Source) -> Source:
         """The source with what its storage says of it now; a local one as it is.
@@ -183,31 +181,13 @@ class Spool:
         wanted = self.max_object_bytes if source.size is None else source.size
         if wanted > self.max_object_bytes:
             raise _too_large(source.path, wanted, self.max_object_bytes)
-        self._reserve(wanted)
-        with self._space:
-            self._number += 1
-            path = self.folder / f"{self._number}"
-        try:
-            yield path
-        finally:
-            with suppress(FileNotFoundError):
-                path.unlink()
-            with self._space:
-                self._used -= wanted
-                self._space.notify_all()
-
-    def _reserve(self, wanted: int) -> None:
-        ticket = object()
-        with self._space:
-            self._waiting.append(ticket)
+        with self._room.reserved(wanted):
+            path = self.folder / f"{next(self._numbers)}"
             try:
-                self._space.wait_for(
-                    lambda: self._waiting[0] is ticket and self._used + wanted <= self.max_bytes
-                )
-                self._used += wanted
+                yield path
             finally:
-                self._waiting.remove(ticket)
-                self._space.notify_all()
+                with suppress(FileNotFoundError):
+                    path.unlink()
 
     def _copy(self, source: Source, path: Path) -> Fetched:
         assert source.remote is not None, "a local file is not fetched"

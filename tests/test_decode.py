@@ -469,6 +469,15 @@ def test_decord_is_left_where_it_would_decode_much_more(tmp_path: Path) -> None:
     assert choose_decoder(small, Sampling(decoder="pyav")) == "pyav"
 
 
+@pytest.mark.skipif(not find_spec("decord"), reason="decord is not installed")
+def test_decord_is_left_where_its_queue_of_pictures_takes_much_memory(tmp_path: Path) -> None:
+    small = probe(draw_clip(tmp_path / "c.mp4", seconds=1, gop=1))
+    assert choose_decoder(replace(small, size=(4096, 2160)), Sampling()) == "decord"
+    large = replace(small, size=(7680, 4320))
+    assert choose_decoder(large, Sampling()) == "pyav"
+    assert choose_decoder(large, Sampling(decoder="decord")) == "decord"
+
+
 def test_the_walk_decodes_fewer_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import vtag.decode_pyav as reader
 

@@ -16,9 +16,12 @@ from torch import Tensor
 
 from vtag import MediaError, OutputError, Sampling, storage
 from vtag.cache import FeatureCache
-from vtag.features import FeatureMaker, InWork, SoundRows
-from vtag.records import Record, Sound
+from vtag.decoder_pool import DecoderPool
+from vtag.feature_rows import SoundRows
+from vtag.features import FeatureMaker, InWork
+from vtag.records import Media, Record, Sound
 from vtag.results import ResultsWriter
+from vtag.room import Room
 
 
 class Loudness:
@@ -93,6 +96,75 @@ def test_the_same_content_is_decoded_once(tmp_path: Path) -> None:
     assert extractor.calls == 1
     assert [len(clip.streams["visual"].rows) for clip in found] == [2, 2, 2, 2]
     assert sorted(clip.cached for clip in found) == [False, True, True, True]
+
+
+class Together:
+    """The mean colour, at leisure, and how many threads wanted it at once."""
+
+    name, dim, stream = "together", 3, "visual"
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+        self._changed = threading.Condition()
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        with self._changed:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self.now > 1, timeout=0.5)
+        time.sleep(0.05)
+        with self._changed:
+            self.now -= 1
+        return pixels.float().mean(dim=(2, 3)) / 255
+
+    def fingerprint(self) -> str:
+        return "2" * 12
+
+
+@pytest.mark.parametrize(("videos_at_once", "in_work"), [(1, 1), (3, 3)])
+def test_videos_are_decoded_at_once_as_far_as_the_memory_goes(
+    tmp_path: Path, videos_at_once: int, in_work: int
+) -> None:
+    clips = [draw_clip(tmp_path / f"{n}.mp4", seconds=2, fps=10 + n) for n in range(3)]
+    extractor = Together()
+    maker = FeatureMaker({"visual": extractor}, sampling=Sampling())
+    with maker._pool.memory_for(Media(duration=1.0, width=160, height=96)):
+        one = maker._pool.room.used_bytes
+    maker._pool.room = Room(videos_at_once * one)
+    rows: list[int] = []
+    threads = [
+        threading.Thread(
+            target=lambda c=clip: rows.append(len(maker.features_of(c).streams["visual"].rows))
+        )
+        for clip in clips
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    maker.close()
+    assert rows == [2, 2, 2]
+    assert extractor.most <= in_work
+    assert (extractor.most > 1) == (in_work > 1)
+    assert maker._pool.room.used_bytes == 0
+
+
+def test_the_cores_may_decode_4k_or_one_of_them_8k(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fits(cores: int, *sides: tuple[int, int]) -> bool:
+        monkeypatch.setattr("vtag.decoder_pool.usable_cores", lambda: cores)
+        pool = DecoderPool("no:BACKENDS")
+        needed = 0
+        for width, height in sides:
+            with pool.memory_for(Media(duration=1.0, width=width, height=height)):
+                needed += pool.room.used_bytes
+        return needed <= pool.room.max_bytes
+
+    hd, k4, k8 = (1920, 1080), (3840, 2160), (7680, 4320)
+    assert fits(1, k8)
+    assert fits(2, k8, hd)
+    assert not fits(2, k8, k8)
+    assert fits(8, *[k4] * 8)
 
 
 def test_other_contents_do_not_wait_for_each_other() -> None:

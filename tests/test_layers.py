@@ -13,7 +13,7 @@ FOLDERS = {"pipeline": "vtag", "extractors": "vtag.extractors", "models": "vtag.
 
 # group -> (its modules, the groups that it may import besides itself)
 GROUPS: dict[str, tuple[str, str]] = {
-    "errors": ("errors cores", ""),
+    "errors": ("errors cores room", ""),
     "base": ("records config label_thresholds", "errors"),
     "store": (
         "storage content_id cache cache_entry cache_writer results record_lines stdout_results "
@@ -49,7 +49,10 @@ GROUPS: dict[str, tuple[str, str]] = {
     # Can be lifted out and used alone: nothing of decoding, caching or tagging is known there.
     "extractors": ("extractors", "errors base weights"),
     "models": ("models", "errors base store"),
-    "features": ("features adaptive shared_batches", "errors base store decode child extractors"),
+    "features": (
+        "features feature_rows decoder_pool adaptive shared_batches",
+        "errors base store decode child extractors",
+    ),
     "stream": ("stream signals", ""),
     "head": ("head", "errors base extractors models"),
     "tagger": (
