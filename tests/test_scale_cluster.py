@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from media import draw_clip
+from s3_server import Fault, Server, s3_server
 from test_kill import Process, children_of, essence, fields_of, survivors
 
 pytest.importorskip("ray", reason="the extra [ray]")
@@ -77,9 +78,18 @@ def _command_line(pid: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[TwoNodes]:
+def bucket() -> Iterator[Server]:
+    with s3_server() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def cluster(bucket: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in QUIET_RAY.items():
+        # The nodes reach the storage by what their environment says, as anywhere.
+        spool = str(tmp_path_factory.mktemp("spool"))
+        everywhere = {**QUIET_RAY, **bucket.environment, "VTAG_SPOOL_DIR": spool}
+        for name, value in everywhere.items():
             patch.setenv(name, value)
         # Workers import what the scripted tagger is made of.
         patch.setenv("PYTHONPATH", str(TESTS))
@@ -113,6 +123,16 @@ def expected(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Counter
     found = Counter(map(essence, out.read_text().splitlines()))
     assert len(found) == CLIPS + 4
     return found
+
+
+def moved_essence(line: str) -> str:
+    """A record without what may differ where the same file lies elsewhere, besides the time."""
+    record = json.loads(line)
+    for name in ("timing", "source"):
+        record.pop(name, None)
+    record["path"] = record["path"].rpartition("/")[2]
+    record.get("error", {}).pop("message", None)  # it names the file
+    return json.dumps(record, sort_keys=True)
 
 
 def command(library: Path, out: Path, *flags: str) -> list[str]:
@@ -214,6 +234,66 @@ def test_a_stopped_run_ends_soon_and_says_how_to_go_on(
     assert run.returncode == 143, words
     assert time.monotonic() - began < 20
     assert "run the same command again to go on" in words
+
+
+def test_from_a_bucket_to_a_bucket_by_the_documented_commands(
+    cluster: TwoNodes, bucket: Server, library: Path, tmp_path: Path, expected: Counter[str]
+) -> None:
+    held = [file for file in library.iterdir() if file.name.isascii()]
+    for file in held:
+        bucket.client.put_object(
+            Bucket="library", Key=f"videos/{file.name}", Body=file.read_bytes()
+        )
+    videos, parts, cache = (f"s3://library/{name}" for name in ("videos", "tags", "cache"))
+
+    def lie(path: str) -> bool:
+        found = bucket.client.list_objects_v2(Bucket="library", Prefix=path)
+        return found["KeyCount"] > 0
+
+    def tag(counts: Path) -> list[str]:
+        return [
+            *(sys.executable, "-m", "vtag", "run", videos, "--out", parts, "--cache", cache),
+            *("--engine", "ray", "--ray-address", cluster.address, "--max-frames", "8"),
+            *("--summary-json", str(counts)),
+        ]
+
+    def summary(counts: Path) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(counts.read_text())
+        return found
+
+    cluster.find_other()
+    first = subprocess.Popen(tag(tmp_path / "1.json"), stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: lie("cache/") and cluster.workers(), first)
+    os.kill(min(cluster.workers()).pid, signal.SIGKILL)
+    first.kill()
+    first.communicate(timeout=60)
+
+    bucket.faults = [
+        Fault("GET", "videos/", times=3, status=500),
+        Fault("GET", "videos/", times=1, cut=500),
+        Fault("PUT", "tags/", times=1, status=503, code="SlowDown"),
+    ]
+    with subprocess.Popen(tag(tmp_path / "2.json"), stderr=subprocess.PIPE, text=True) as second:
+        wait_until(cluster.workers, second)
+        cluster.lose_other()
+        words = words_of(second)
+    assert second.returncode == 1, words
+    assert not any(fault.times for fault in bucket.faults)
+    done = summary(tmp_path / "2.json")
+    assert done["inputs"] == len(held)
+    assert done["tagged"] + done["failed"] + done["skipped"] == len(held)
+
+    third = subprocess.run(tag(tmp_path / "3.json"), timeout=240)
+    assert third.returncode == 1  # some are failures, as before
+    assert summary(tmp_path / "3.json")["skipped"] == len(held)
+
+    merged = tmp_path / "tags.jsonl"
+    merge = [sys.executable, "-m", "vtag", "merge", parts, "--out", str(merged)]
+    assert subprocess.run(merge, timeout=240).returncode == 1  # some records are failures
+
+    wanted = Counter(moved_essence(line) for line in expected.elements() if r"\u" not in line)
+    assert sum(wanted.values()) == len(held)
+    assert Counter(map(moved_essence, merged.read_text().splitlines())) == wanted
 
 
 def test_what_ends_hangs_or_breaks_workers_costs_its_own_record_only(
