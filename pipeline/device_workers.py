@@ -23,10 +23,10 @@ from typing import IO, Any, Final
 import torch
 from torch import Tensor
 
-from vtag.errors import ERROR_CODES, ConfigError, EnvironmentProblem, WeightsError
+from vtag.errors import ERROR_CODES, ConfigError, EnvironmentProblem, MediaError, WeightsError
 from vtag.killable import python_command
 from vtag.moved import record_from
-from vtag.records import Failure, Record
+from vtag.records import Record
 from vtag.tagger import Pipeline
 
 log = logging.getLogger(__name__)
@@ -243,12 +243,7 @@ class ManyDevices(Pipeline):
                     log.warning("%s: the worker for %s died", path, worker.device)
         about = ERROR_CODES["worker_lost"]
         message = f"{path}: {lost} workers ended while they had it; {about.remedy}"
-        error = Failure(
-            code="worker_lost", stage="open", message=message, retryable=about.retryable
-        )
-        return Record(
-            path=str(path), status="failed", id=content_id, error=error, model=self.head.info
-        )
+        return self.failed(path, MediaError(message, code="worker_lost"), content_id)
 
     def close(self) -> None:
         """Ends the workers; what they have not answered is lost."""

@@ -12,8 +12,8 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from vtag.errors import ERROR_CODES, EnvironmentProblem, VtagError
-from vtag.records import Failure, Record
+from vtag.errors import ERROR_CODES, EnvironmentProblem, MediaError, VtagError
+from vtag.records import Record
 from vtag.scale_networks import RemoteFrames
 from vtag.sources import Source
 from vtag.tagger import Pipeline
@@ -130,8 +130,7 @@ def failed(pipeline: Pipeline, path: str, code: str, words: str) -> Record:
     """The record of an input that could not be worked on, whatever it holds."""
     about = ERROR_CODES[code]
     message = f"{path}: {' '.join(words.split())}; {about.remedy}"
-    error = Failure(code=code, stage="open", message=message, retryable=about.retryable)
-    return Record(path=path, status="failed", error=error, model=pipeline.head.info)
+    return pipeline.failed(path, MediaError(message, code=code))
 
 
 def under_name(record: Record, path: str, uri: str) -> Record:

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,9 +23,11 @@ from vtag.decode_process import ChildLimits, DecoderProcess
 from vtag.errors import MediaError
 from vtag.records import Failure, ModelInfo, Record
 from vtag.sources import Source
+from vtag.tagger import Pipeline
 
 MODEL = ModelInfo("scripted", "sha256:scripted", 0)
 PIPELINE: Any = SimpleNamespace(head=SimpleNamespace(info=MODEL, extractor_names={}))
+PIPELINE.failed = partial(Pipeline.failed, SimpleNamespace(_model=MODEL))
 
 
 class ScriptedTagger:
