@@ -33,8 +33,8 @@ def read_frames_decord(probe: Probe, plan: Plan, *, batch: int) -> Iterator[Fram
     """
     import decord
 
-    pictures, firsts, repeats = np.unique(plan.pictures, return_index=True, return_counts=True)
-    if not len(pictures):
+    batches = list(plan.in_batches(batch))
+    if not batches:
         return
     width, height = picture_size(probe)
     decord.logging.set_level(decord.logging.QUIET)  # what it has to say comes as an exception
@@ -48,7 +48,8 @@ def read_frames_decord(probe: Probe, plan: Plan, *, batch: int) -> Iterator[Fram
         )
         times = reader.get_frame_timestamp(range(len(reader)))[:, 0]
         _refuse_other_times(probe, times)
-        pixels = reader.get_batch(pictures.tolist()).asnumpy()
+        wanted = np.concatenate([some.pictures for some in batches])
+        pixels = reader.get_batch(wanted.tolist()).asnumpy()
         del reader
     except (decord.DECORDError, RuntimeError, IndexError) as err:
         raise MediaError(
@@ -56,12 +57,8 @@ def read_frames_decord(probe: Probe, plan: Plan, *, batch: int) -> Iterator[Fram
             code="corrupt",
             stage="video",
         ) from err
-    for start in range(0, len(pictures), batch):
-        some = slice(start, start + batch)
-        begin, counts = int(firsts[start]), repeats[some]
-        yield Frames(
-            pixels[some], counts.astype(np.int64), plan.seconds[begin : begin + int(counts.sum())]
-        )
+    for some, start in zip(batches, range(0, len(pixels), batch), strict=True):
+        yield Frames(pixels[start : start + batch], some.repeats, some.seconds)
 
 
 def _readable(err: Exception) -> str:

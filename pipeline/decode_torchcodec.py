@@ -66,31 +66,24 @@ def read_frames_torchcodec(
         MediaError: decoder_misbehaved where torchcodec shows other pictures than the packets
             say; corrupt where it gives up. PyAV may still read the file.
     """
-    pictures, firsts, repeats = np.unique(plan.pictures, return_index=True, return_counts=True)
-    if not len(pictures):
+    if not len(plan):
         return
     width, height = picture_size(probe)
     at_once = max(1, min(batch, _FULL_SIZE_BYTES // (3 * probe.size[0] * probe.size[1])))
-    expected = plan.ticks[firsts] * float(probe.table.time_base)  # as the file has it
-    tolerance = probe.table.step * float(probe.table.time_base) / 2
+    time_base = float(probe.table.time_base)
+    tolerance = probe.table.step * time_base / 2
     try:
         decoder = _open(probe, device)
         if len(decoder) != len(probe.table):
             raise _misbehaved(
                 probe, f"counts {len(decoder)} pictures, the packets {len(probe.table)}"
             )
-        for start in range(0, len(pictures), at_once):
-            some = slice(start, start + at_once)
-            found = decoder.get_frames_at(pictures[some].tolist())
-            times = found.pts_seconds.cpu().numpy()
-            if np.abs(times - expected[some]).max() > tolerance:
+        for some in plan.in_batches(at_once):
+            found = decoder.get_frames_at(some.pictures.tolist())
+            times = found.pts_seconds.cpu().numpy()  # as the file has them
+            if np.abs(times - some.ticks * time_base).max() > tolerance:
                 raise _misbehaved(probe, "shows the pictures at other times than the packets")
-            begin, counts = int(firsts[start]), repeats[some]
-            yield Frames(
-                _small(found.data, height, width),
-                counts.astype(np.int64),
-                plan.seconds[begin : begin + int(counts.sum())],
-            )
+            yield Frames(_small(found.data, height, width), some.repeats, some.seconds)
     except (RuntimeError, IndexError, ValueError) as err:
         said = _IN_ITS_SOURCE.sub("", str(err).strip()).partition("\n")[0] or type(err).__name__
         raise MediaError(

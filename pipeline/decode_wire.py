@@ -15,11 +15,12 @@ import struct
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vtag.config import DecoderName
 from vtag.records import Frames, Media, Sound
 
 # Everything is one machine, but "native" would tie the format to it.
@@ -34,7 +35,7 @@ MAX_BODY_BYTES: Final = 64 << 20
 MAX_SAMPLES: Final = 16_000 * 120  # in one message: two minutes of sound
 MAX_SECONDS: Final = 1e8  # three years; beyond it a clock is not a clock
 MAX_TEXT: Final = 500
-DECODERS: Final = ("decord", "pyav", "torchcodec")
+DECODERS: Final = tuple(name for name in get_args(DecoderName) if name != "auto")
 MAX_WARNINGS: Final = 32
 
 Header = Mapping[str, Any]

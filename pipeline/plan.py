@@ -7,6 +7,7 @@ there. Times are computed each on its own (i / rate), never added up.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Final, Literal
@@ -66,6 +67,35 @@ class Plan:
             packets=self.packets[places],
             ticks=self.ticks[places],
         )
+
+    def in_batches(self, most: int) -> Iterator[PlannedPictures]:
+        """The pictures, each once, in order of showing; `most` of them at a time."""
+        pictures, firsts, repeats = np.unique(self.pictures, return_index=True, return_counts=True)
+        for start in range(0, len(pictures), most):
+            some = slice(start, start + most)
+            begin, counts = int(firsts[start]), repeats[some].astype(np.int64)
+            seconds = self.seconds[begin : begin + int(counts.sum())]
+            yield PlannedPictures(pictures[some], self.ticks[firsts[some]], counts, seconds)
+
+
+@dataclass(frozen=True)
+class PlannedPictures:
+    """Some pictures of a plan, without repetition.
+
+    Attributes:
+        pictures: int64 [n], strictly rising: their places in order of showing.
+        ticks: int64 [n], when each is shown, in ticks of the stream.
+        repeats: int64 [n], how many times of the plan each serves.
+        seconds: float64 [sum of repeats], these times.
+    """
+
+    pictures: NDArray[np.int64]
+    ticks: NDArray[np.int64]
+    repeats: NDArray[np.int64]
+    seconds: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
 
 
 def plan(probe: Probe, sampling: Sampling) -> Plan:
