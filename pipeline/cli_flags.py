@@ -178,3 +178,10 @@ def parse_size(text: str) -> int:
     if not 0 <= size < float("inf"):
         raise ConfigError(f"a size is written like 10G or 500M, got {text!r}")
     return int(size)
+
+
+def needed(value: str | None, usage: str) -> str:
+    """The value; raises ConfigError with the usage where there is none."""
+    if not value:
+        raise ConfigError(f"usage: vtag {usage}")
+    return value

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vtag.cli_flags import parse_size
 from vtag.cli_progress import say
+from vtag.cli_status import OK, SOME_FAILED
 from vtag.errors import ConfigError
 from vtag.table import printable
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from vtag.shards import Shard, ShardIdentity
     from vtag.sources import Source
 
-OK, SOME_FAILED = 0, 1
 
 SPOOL_SIZE = "10G"
 
