@@ -13,7 +13,6 @@ input that has two records loses one in `vtag merge`. So no lock is needed, and 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import os
@@ -27,9 +26,10 @@ from types import TracebackType
 from typing import Any, Final, Literal
 
 from vtag.done_index import DoneIndex
-from vtag.errors import EnvironmentProblem, OutputError
+from vtag.errors import OutputError
+from vtag.part_parquet import as_parquet, keys_of_parquet, lines_of_parquet
 from vtag.record_lines import checked_record, to_line
-from vtag.records import Record, stamp_of
+from vtag.records import Record
 from vtag.remote_folder import Folder, open_folder
 from vtag.shards import Shard, ShardIdentity
 from vtag.stdout_results import Counts
@@ -143,7 +143,7 @@ class PartWriter:
     def _put(self) -> None:
         if not self._lines:
             return
-        data = b"".join(self._lines) if self._kind == "jsonl" else _as_parquet(self._lines)
+        data = b"".join(self._lines) if self._kind == "jsonl" else as_parquet(self._lines)
         digest = hashlib.sha256(data).hexdigest()[:16]
         shard = _shard_word(self.identity.shard)
         name = f"part-{shard}-{self._attempt}-{self._number:05d}-{digest}.{self._kind}"
@@ -264,7 +264,7 @@ def read_done(folder: str | Folder, identity: ShardIdentity) -> DoneIndex:
             _refuse_other(folder, mark, identity)
         for name in parts_of(folder, identity.shard):
             if name.suffix == "parquet":
-                for path, content_id, status, stamp in _keys_of_parquet(_bytes_of(folder, name)):
+                for path, content_id, status, stamp in keys_of_parquet(_bytes_of(folder, name)):
                     index.add(path, content_id, failed=status == "failed", stamp=stamp)
             else:
                 for fields in read_part(folder, name):
@@ -328,7 +328,7 @@ def read_part_lines(folder: Folder, name: PartName) -> Iterator[bytes]:
     """The records of a part as lines; raises like `read_part`."""
     data = _bytes_of(folder, name)
     if name.suffix == "parquet":
-        yield from _lines_of_parquet(data)
+        yield from lines_of_parquet(data)
     else:
         yield from data.splitlines(keepends=True)
 
@@ -382,65 +382,3 @@ def _cannot_write(folder: Folder, error: OSError) -> OutputError:
 
 def _why(error: OSError) -> str:
     return error.strerror or str(error)
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as err:
-        raise EnvironmentProblem(
-            "Parquet needs the package pyarrow; pip install 'vtag[parquet]'"
-        ) from err
-    return pyarrow, pyarrow.parquet
-
-
-def _as_parquet(lines: list[bytes]) -> bytes:
-    pyarrow, parquet = _pyarrow()
-    rows = []
-    for line in lines:
-        fields = json.loads(line)
-        error = fields.get("error") or {}
-        rows.append(
-            {
-                "id": fields["id"],
-                "path": _utf8_or_none(fields["path"]),
-                "status": fields["status"],
-                "stamp": stamp_of(fields),
-                "error_code": error.get("code"),
-                "record": line.decode(),
-            }
-        )
-    columns = ("id", "path", "status", "stamp", "error_code", "record")
-    schema = pyarrow.schema([(name, pyarrow.string()) for name in columns])
-    out = io.BytesIO()
-    parquet.write_table(pyarrow.Table.from_pylist(rows, schema), out, compression="zstd")
-    return out.getvalue()
-
-
-def _lines_of_parquet(data: bytes) -> Iterator[bytes]:
-    _, parquet = _pyarrow()
-    table = parquet.read_table(io.BytesIO(data), columns=["record"])
-    for text in table.column("record").to_pylist():
-        yield text.encode()
-
-
-def _keys_of_parquet(data: bytes) -> Iterator[tuple[str, str | None, str, str | None]]:
-    _, parquet = _pyarrow()
-    table = parquet.read_table(io.BytesIO(data), columns=["path", "id", "status", "stamp"])
-    if table.column("path").null_count:
-        for line in _lines_of_parquet(data):
-            fields = json.loads(line)
-            yield fields["path"], fields["id"], fields["status"], stamp_of(fields)
-        return
-    for row in table.to_pylist():
-        yield row["path"], row["id"], row["status"], row["stamp"]
-
-
-def _utf8_or_none(path: str) -> str | None:
-    """A name that is no UTF-8 has no place in a column; the record keeps it in escapes."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return None
-    return path

@@ -23,7 +23,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "uris": ("uris", "errors"),
     "shards": ("shards", "errors"),
     "remote": (
-        "remote remote_errors remote_http remote_folder remote_cache parts",
+        "remote remote_errors remote_http remote_folder remote_cache parts part_parquet",
         "errors base store uris shards",
     ),
     "sources": (
@@ -31,7 +31,7 @@ GROUPS: dict[str, tuple[str, str]] = {
         "errors base store uris shards remote discover decode",
     ),
     "fetch": ("remote_tagger", "errors base store remote sources tagger"),
-    "merge": ("merge", "errors store uris shards remote sources"),
+    "merge": ("merge merge_outputs", "errors store uris shards remote sources"),
     "weights": ("weights download", "errors store"),
     # What a file is, where its frames and sound are, without torch: this runs in the child.
     "decode": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 from collections.abc import Iterator
@@ -233,6 +234,20 @@ def test_several_shards_may_follow_each_other_into_one_file(tmp_path: Path) -> N
         write_mark(out, identity(1, 3), None)
     with pytest.raises(OutputError, match="other inputs"):
         write_mark(out, identity(1, 2, "inputs:z"), None)
+
+
+def test_a_last_line_that_was_cut_off_is_passed_over_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "tags.jsonl"
+    with ResultsWriter(out, model_fingerprint="f1") as results:
+        results.write(record("a"))
+        results.write(record("b"))
+    out.write_bytes(out.read_bytes()[:-20])
+    with caplog.at_level(logging.WARNING):
+        assert [r["path"] for r in merged([str(out)], tmp_path / "all.jsonl")] == ["a"]
+    told = {r.getMessage() for r in caplog.records}
+    assert told == {f"{out}: the last line is torn and was passed over"}
 
 
 def test_damage_is_told_and_never_merged(tmp_path: Path) -> None:
