@@ -60,7 +60,8 @@ def fit_linear(
     The scores of every group by a classifier without that group come from the one solution:
     with the hat matrix H, the residuals e of all, and group G they are y_G - (I - H_GG)⁻¹ e_G
     (Allen's PRESS, Technometrics 1974, for blocks). Slope and offset that turn such scores into
-    log-odds are fitted to them (Platt 1999), so that the start is not surer than it may be.
+    log-odds are fitted to them (Platt 1999), so that the start is not surer than it may be. What
+    one group alone has can not be told without it: its scores say nothing and are left out.
 
     Args:
         rows: float [N, P].
@@ -77,6 +78,10 @@ def fit_linear(
         torch.tensor([n for n, group in enumerate(groups) if group == name])
         for name in sorted(set(groups))
     ]
+    fair = _tellable(targets, blocks, output)
+    if not (fair & (targets > 0)).any():  # every label has one group: clips must do
+        blocks = [torch.tensor([n]) for n in range(len(rows))]
+        fair = _tellable(targets, blocks, output)
     best: tuple[float, float, Tensor, float, float] | None = None
     for penalty in PENALTIES:
         dual = torch.linalg.solve(inner + penalty * scale * identity, identity)
@@ -86,7 +91,7 @@ def fit_linear(
         for block in blocks:
             own = identity[block][:, block] - hat[block][:, block]
             unseen[block] -= torch.linalg.lstsq(own, errors[block]).solution
-        slope, offset, loss = _log_odds_scale(unseen, targets, output)
+        slope, offset, loss = _log_odds_scale(unseen, targets, fair, output)
         if best is None or loss < best[0]:
             best = (loss, penalty, dual @ (targets - mean), slope, offset)
     assert best is not None
@@ -201,10 +206,26 @@ def _group_numbers(samples: Sequence[Sample]) -> list[int]:
     ]
 
 
+def _tellable(targets: Tensor, blocks: Sequence[Tensor], output: OutputKind) -> Tensor:
+    """Bool [N, C]: whether a label has samples outside the block that a sample is in.
+
+    A sample of which one label is right counts whole or not at all, by that label.
+    """
+    outside = torch.zeros(targets.shape, dtype=torch.bool)
+    total = targets.sum(dim=0)
+    for block in blocks:
+        outside[block] = total - targets[block].sum(dim=0) > 0
+    if output == "single_label":
+        return (outside & (targets > 0)).any(dim=1, keepdim=True).expand_as(targets)
+    return outside
+
+
 def _log_odds_scale(
-    scores: Tensor, targets: Tensor, output: OutputKind
+    scores: Tensor, targets: Tensor, fair: Tensor, output: OutputKind
 ) -> tuple[float, float, float]:
-    """Slope, offset and loss of the log-odds that suit the scores best."""
+    """Slope, offset and loss of the log-odds that suit the scores best, where these are fair."""
+    if not fair.any():
+        fair = torch.ones_like(fair)
     log_slope = torch.tensor(1.0, dtype=torch.double, requires_grad=True)
     offset = torch.tensor(0.0, dtype=torch.double, requires_grad=True)
     free = [log_slope] if output == "single_label" else [log_slope, offset]
@@ -212,8 +233,8 @@ def _log_odds_scale(
     def loss_now() -> Tensor:
         logits = log_slope.exp() * scores + offset
         if output == "single_label":
-            return functional.cross_entropy(logits, targets)
-        return functional.binary_cross_entropy_with_logits(logits, targets)
+            return functional.cross_entropy(logits[fair[:, 0]], targets[fair[:, 0]])
+        return functional.binary_cross_entropy_with_logits(logits[fair], targets[fair])
 
     optimizer: torch.optim.Optimizer = torch.optim.LBFGS(
         free, max_iter=60, line_search_fn="strong_wolfe"

@@ -17,6 +17,7 @@ from vtag.dataset import Dataset, Sample, _held_out
 from vtag.errors import ConfigError, WeightsError
 from vtag.models import PoolingConfig
 from vtag.models.checkpoint import Checkpoint, load_checkpoint
+from vtag.models.log_probabilities import OutputKind
 from vtag.models.losses import LossConfig, effective_number_weights, loss_of
 from vtag.models.net_config import HeadConfig, StreamConfig, TaggerNetConfig
 from vtag.models.presets import small_config
@@ -125,6 +126,25 @@ class TestLinearFit:
         # Noise can not be told from a copy's noise; with the copy left out there is nothing.
         assert alone.loss < 0.1
         assert grouped.loss > 0.5
+
+    @pytest.mark.parametrize("output", ["multi_label", "single_label"])
+    @pytest.mark.parametrize("alone", [1, 3], ids=["one label", "all labels"])
+    def test_a_label_of_one_group_does_not_make_all_unsure(
+        self, output: OutputKind, alone: int
+    ) -> None:
+        # 3 labels far apart, 8 clips each; the last `alone` of them are of one group each.
+        torch.manual_seed(3)
+        labels = torch.arange(24) // 8
+        rows = 0.3 * torch.randn(24, 12).double()
+        rows[torch.arange(24), labels] += 3.0
+        groups = [
+            int(lb) if lb >= 3 - alone else 10 * int(lb) + n % 4 for n, lb in enumerate(labels)
+        ]
+        fit = fit_linear(rows, functional.one_hot(labels), groups, output=output)
+        logits = rows @ fit.weight.T + fit.bias
+        scores = logits.softmax(dim=1) if output == "single_label" else logits.sigmoid()
+        assert fit.loss < 0.1
+        assert float(scores[torch.arange(24), labels].min()) > 0.8
 
 
 class TestStart:
