@@ -28,7 +28,7 @@ from typing import Any, Final, Literal
 from vtag.done_index import DoneIndex
 from vtag.errors import OutputError
 from vtag.part_parquet import as_parquet, keys_of_parquet, lines_of_parquet
-from vtag.record_lines import checked_record, to_line
+from vtag.record_lines import checked_record, line_of, to_line
 from vtag.records import Record
 from vtag.remote_folder import Folder, open_folder
 from vtag.shards import Shard, ShardIdentity
@@ -211,8 +211,31 @@ class PartResults:
             yield from read_part(self.folder, name)
 
     def amend(self, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> int:
-        """0: parts are never changed; corrections come into the file that they are merged to."""
-        return 0
+        """How many records were changed: those for which `change` gave a new one.
+
+        Parts are never changed. A new record goes into a part of its own, and is the newer one
+        for whoever reads them.
+
+        Raises:
+            OutputError: a part can not be read or put, or a record is damaged.
+        """
+        newest: dict[str, dict[str, Any] | None] = {}
+        try:
+            for fields in self.each():
+                path = fields["path"]
+                if fields["status"] == "ok":  # it counts, whatever failed after it
+                    after = change(fields)
+                    if after is not None or path in newest:
+                        newest[path] = after
+        except OSError as err:
+            raise OutputError(f"{self.folder.name}: can not be read ({_why(err)})") from err
+        except ValueError as err:
+            raise OutputError(f"{self.folder.name}: a record can not be changed ({err})") from err
+        changed = [fields for fields in newest.values() if fields is not None]
+        for fields in changed:
+            self._writer.write_line(line_of(fields))
+        self._writer.flush()
+        return len(changed)
 
     def drop(self, predicate: Callable[[dict[str, Any]], bool]) -> int:
         """How many inputs are no longer done: those whose newest record fits.

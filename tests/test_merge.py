@@ -309,6 +309,36 @@ def test_parts_resume_and_merge(folder: str, tmp_path: Path, kind: Any) -> None:
     }
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_records_in_parts_are_amended_by_newer_ones(folder: str, tmp_path: Path, kind: Any) -> None:
+    def change(fields: dict[str, Any]) -> dict[str, Any] | None:
+        said = {"sha256:one": ["new"], "sha256:four": ["newer"]}.get(fields["id"])
+        return None if said is None or fields["warnings"] == said else fields | {"warnings": said}
+
+    with PartResults(folder, identity(), kind=kind) as results:
+        results.write(record("a", content="one"))
+        results.write(record("b", content="two"))
+        results.write(record("c", content="one"))
+    with PartResults(folder, identity(), kind=kind) as results:
+        results.write(record("a", content="three"))  # replaced: what was said was of another
+        results.write(record("c", content="one", ok=False))
+    with PartResults(folder, identity(), kind=kind) as results:
+        assert results.amend(change) == 1
+        results.write(record("d", content="four"))
+    with PartResults(folder, identity(), kind=kind) as results:
+        assert results.amend(change) == 1
+        assert results.amend(change) == 0
+        assert (results.counts.ok, results.counts.failed) == (4, 0)
+        results.complete({"inputs": 4})
+    found = merged([folder], tmp_path / "all.jsonl")
+    assert {r["path"]: r["warnings"] for r in found} == {
+        "a": ["three"],
+        "b": ["two"],
+        "c": ["new"],
+        "d": ["newer"],
+    }
+
+
 def test_many_writers_of_one_shard_make_one_output(folder: str, tmp_path: Path) -> None:
     # As the workers of an engine do: parts under one identity, some inputs done twice.
     writers = [PartWriter(folder, identity(), max_records=3) for _ in range(4)]
