@@ -137,6 +137,10 @@ def parse_arguments(
     args, unknown = parser.parse_known_args(words)
     if command is not None:
         apply_sums(command, values, args)
+        # What was said here and now, and not in files or variables, which are defaults.
+        args.given = [
+            name for name, value in vars(args).items() if value != command.get_default(name)
+        ]
     if unknown and name == "config":
         args.words = unknown
     elif unknown:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from vtag.cli_devices import open_pipeline
 from vtag.cli_engine import add_engine_flags, engine_of
@@ -36,6 +36,18 @@ from vtag.table import printable
 
 if TYPE_CHECKING:
     from vtag.run import Summary
+
+# Flags that decide what a record says.
+_FOR_NEW_RECORDS: Final = (
+    "threshold",
+    "top_k",
+    "min_score",
+    "label_thresholds",
+    "frames_per_second",
+    "max_frames",
+    "sampling",
+    "precision",
+)
 
 
 def add_run_command(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -93,6 +105,7 @@ def run_command(args: argparse.Namespace) -> int:
         watcher_of(args, shard) as watcher,
         open_results(args, shard, model) as results,
     ):
+        amended = 0
         if args.corrections:
             amended = results.amend(corrector.amend)
             say(f"{amended} earlier records changed by your corrections")
@@ -128,13 +141,16 @@ def run_command(args: argparse.Namespace) -> int:
         if watcher is not None or not stop():
             tidy(args, library, summary)
         finish_results(args, shard, model, results, summary, stopped=stop())
-    summary.ignored = discovery.ignored if watcher is None else watcher.ignored
+    walked = discovery if watcher is None else watcher
+    summary.ignored, summary.passed_over = walked.ignored, walked.passed_over
     for warning in discovery.warnings:
         say(f"{printable(warning)}")
-    return _finish_run(args, summary, stop.exit_status if stop() else None)
+    return _finish_run(args, summary, stop.exit_status if stop() else None, amended=amended)
 
 
-def _finish_run(args: argparse.Namespace, summary: Summary, signal_status: int | None) -> int:
+def _finish_run(
+    args: argparse.Namespace, summary: Summary, signal_status: int | None, *, amended: int
+) -> int:
     if signal_status:
         summary.stopped = "interrupted"
     known = f", {summary.repeated} known by content" if summary.repeated else ""
@@ -149,6 +165,8 @@ def _finish_run(args: argparse.Namespace, summary: Summary, signal_status: int |
     counts += change_counts(args, summary)
     if summary.ignored:
         counts += f"; {summary.ignored} other files ignored"
+    if summary.passed_over:
+        counts += f"; {summary.passed_over} folders of trash or thumbnails passed over"
     if summary.stopped:
         say(f"stopped: {summary.stopped}; run the same command again to go on")
     elif summary.unfinished:
@@ -159,9 +177,8 @@ def _finish_run(args: argparse.Namespace, summary: Summary, signal_status: int |
         write_whole(Path(args.summary_json), json.dumps(summary.to_dict()).encode() + b"\n")
     if not args.quiet or summary.failed or summary.stopped:
         say(counts if args.out == "-" else f"{counts} -> {printable(str(args.out))}")
-    if summary.skipped and summary.skipped == summary.inputs and not args.quiet:
-        # Who came back with another threshold or precision would wait for it in vain.
-        say("nothing was new, and records stay as they were made; another --out tags all anew")
+    if summary.skipped and not args.quiet:
+        _say_what_stays(args, summary, amended)
     if summary.codes:
         most_first = sorted(summary.codes.items(), key=lambda item: (-item[1], item[0]))
         say(f"failed: {', '.join(f'{count} {code}' for code, count in most_first)}")
@@ -174,3 +191,15 @@ def _finish_run(args: argparse.Namespace, summary: Summary, signal_status: int |
         return SOME_FAILED
     bad = summary.failed or summary.skipped_failed or summary.unfinished
     return SOME_FAILED if bad else OK
+
+
+def _say_what_stays(args: argparse.Namespace, summary: Summary, amended: int) -> None:
+    """Who came back with another threshold would wait in vain for records to change."""
+    flags = [f"--{name.replace('_', '-')}" for name in _FOR_NEW_RECORDS if name in args.given]
+    if flags:
+        said = f"{summary.skipped} records stay as they were made, without {', '.join(flags)}"
+    elif summary.skipped == summary.inputs and not (amended or summary.moved or summary.deleted):
+        said = "nothing was new, and records stay as they were made"
+    else:
+        return
+    say(f"{said}; another --out tags all anew")

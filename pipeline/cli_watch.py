@@ -124,6 +124,8 @@ def tidy(args: argparse.Namespace, library: Library, summary: Summary) -> None:
         _list(gone.deleted)
     if args.forget_deleted:
         library.forget(gone.deleted)
+    if args.limit is None and library.forget(gone.stale):
+        log.info("failures of what is no input any more left: %s", ", ".join(gone.stale))
 
 
 def change_counts(args: argparse.Namespace, summary: Summary) -> str:

@@ -93,13 +93,17 @@ class Corrector:
         one = self._corrections.get(record.id or "")
         if one is None or not record.ok:
             return record
-        removed = tuple(tag for tag in record.tags if tag.id in one.wrong)
+        places = tuple(n for n, tag in enumerate(record.tags) if tag.id in one.wrong)
+        removed = tuple(record.tags[n] for n in places)
         kept = tuple(tag for tag in record.tags if tag.id not in one.wrong)
         added = tuple(self._added(one, {tag.id for tag in kept}))
         if not removed and not added:
             return record
         note = Corrected(
-            time=one.time.isoformat(), removed=removed, added=tuple(tag.id for tag in added)
+            time=one.time.isoformat(),
+            removed=removed,
+            added=tuple(tag.id for tag in added),
+            removed_at=places,
         )
         return replace(record, tags=(*added, *kept), corrections=note)
 
@@ -116,12 +120,18 @@ class Corrector:
             return None
         before = _uncorrected(fields)
         tags = before["tags"]
-        removed = [tag for tag in tags if tag["id"] in one.wrong]
+        places = [n for n, tag in enumerate(tags) if tag["id"] in one.wrong]
+        removed = [tags[n] for n in places]
         kept = [tag for tag in tags if tag["id"] not in one.wrong]
         added = [asdict(tag) for tag in self._added(one, {tag["id"] for tag in kept})]
         if removed or added:
             ids = [tag["id"] for tag in added]
-            note = {"time": one.time.isoformat(), "removed": removed, "added": ids}
+            note = {
+                "time": one.time.isoformat(),
+                "removed": removed,
+                "added": ids,
+                "removed_at": places,
+            }
             before |= {"tags": [*added, *kept], "corrections": note}
         # Through JSON: a record of this process has tuples where one from a file has lists.
         after: dict[str, Any] = json.loads(json.dumps(before))
@@ -159,12 +169,18 @@ def _uncorrected(fields: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(one, list) or not all(isinstance(tag, dict) for tag in one):
             raise ValueError("its tags are a list of objects")
     assert isinstance(tags, list)
-    both = [*(tag for tag in tags if tag.get("id") not in by_person), *removed]
-    for tag in both:
+    for tag in (*tags, *removed):
         if not isinstance(tag.get("id"), str) or not isinstance(tag.get("score"), int | float):
             raise ValueError("a tag has no id or no score")
+    places = note.get("removed_at") if note else []
+    own = [tag for tag in tags if tag["id"] not in by_person]
+    if isinstance(places, list) and len(places) == len(removed):
+        for place, tag in zip(places, removed, strict=True):
+            own.insert(int(place), tag)
+    elif removed:  # written before places were kept
+        own = sorted([*own, *removed], key=lambda tag: -tag["score"])
     rest = {name: value for name, value in fields.items() if name != "corrections"}
-    return rest | {"tags": sorted(both, key=lambda tag: -tag["score"]) if removed else both}
+    return rest | {"tags": own}
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -148,6 +148,30 @@ OTHER_SUFFIXES: Final = frozenset(
         ".tmp",
     ]
 )
+# Where systems keep what was thrown away, old states of everything, and small pictures of it all.
+PASSED_OVER: Final = frozenset(
+    [
+        "$recycle.bin",
+        "recycler",
+        "system volume information",
+        ".trash",
+        ".trashes",
+        ".documentrevisions-v100",
+        ".fseventsd",
+        ".spotlight-v100",
+        ".temporaryitems",
+        ".thumbnails",
+        "@eadir",
+        "#recycle",
+        "#snapshot",
+        "@recycle",
+        "@recently-snapshot",
+        ".snapshot",
+        ".snapshots",
+        ".stversions",
+        ".zfs",
+    ]
+)
 APPLE_DOUBLE: Final = bytes.fromhex("00051607")  # what macOS leaves as "._name" on foreign disks
 
 
@@ -157,6 +181,7 @@ class Discovery:
 
     ignored: int = 0  # files that are no media by name and beginning
     folders: int = 0
+    passed_over: int = 0  # folders of trash and the like
     warnings: list[str] = field(default_factory=list)
 
 
@@ -165,10 +190,10 @@ def find_inputs(
 ) -> Iterator[str]:
     """Paths to tag, in a stable order, as the user would write them.
 
-    A source that is a folder is walked (links to folders are not followed); any other source
-    is an input whatever its name, so that a missing or odd one ends in a record and not in
-    silence. Inside a folder, what has a media suffix is an input even when it is a pipe, a
-    device or a folder itself, for the same reason.
+    A source that is a folder is walked (links to folders are not followed, and what
+    `is_passed_over` is not looked into); any other source is an input whatever its name, so that
+    a missing or odd one ends in a record and not in silence. Inside a folder, what has a media
+    suffix is an input even when it is a pipe, a device or an empty folder, for the same reason.
 
     Raises:
         ConfigError: no source given.
@@ -206,13 +231,16 @@ def _walk(root: str, discovery: Discovery) -> Iterator[str]:
             discovery.warnings.append(f"{os.path.join(root, folder)}: {err.strerror}")
             yield folder or "."
             continue
+        if not listing and _suffix(folder) in MEDIA_SUFFIXES:
+            yield folder
         below = []
         for entry in listing:
             name = os.path.join(folder, entry.name)
             if entry.is_dir(follow_symlinks=False):
-                below.append(name)
-                if _suffix(entry.name) in MEDIA_SUFFIXES:
-                    yield name
+                if is_passed_over(entry.name):
+                    discovery.passed_over += 1
+                else:
+                    below.append(name)
             elif is_input(entry.path):
                 yield name
             else:
@@ -222,6 +250,12 @@ def _walk(root: str, discovery: Discovery) -> Iterator[str]:
 
 def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
+
+
+def is_passed_over(folder: str) -> bool:
+    """Whether a folder of this name, met on a walk, is one of trash, old states or thumbnails."""
+    name = folder.lower()
+    return name in PASSED_OVER or name.startswith(".trash-")
 
 
 def is_input(path: str) -> bool:

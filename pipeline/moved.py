@@ -59,6 +59,7 @@ class Gone:
 
     moved: tuple[str, ...] = ()
     deleted: tuple[str, ...] = ()
+    stale: tuple[str, ...] = ()
 
 
 class Library:
@@ -118,6 +119,9 @@ class Library:
         Only what this run would have met is looked for: paths that begin with one of
         `sources`, and that were not met. A source that is not there itself, or that gave no
         input at all, says nothing of its files: a disk may be missing.
+
+        Stale are failures of what is no input any more: a folder that could not be read and now
+        can, a name that was never there beside files that are.
         """
         counts = self._results.counts
         if not self._left and len(self._met) == counts.ok + counts.failed:
@@ -125,13 +129,21 @@ class Library:
         roots = [os.path.normpath(source) for source in sources if os.path.isdir(source)]
         roots = [root for root in roots if any(is_under(path, root) for path in self._met)]
         lost: dict[str, str | None] = {}
+        stale: list[str] = []
+        beside = {os.path.dirname(path) for path in self._met}
         for fields_ in self._results.each():
             path = fields_["path"]
+            if fields_["status"] == "failed" and path not in self._met:
+                walked = any(path == root or is_under(path, root) for root in roots)
+                never = fields_["id"] is None and is_gone(path) and os.path.dirname(path) in beside
+                if never or (walked and os.path.isdir(path)):
+                    stale.append(path)
+                    continue
             here = path in self._left or any(is_under(path, root) for root in roots)
             if here and path not in self._met and is_gone(path):
                 lost[path] = fields_["id"]
         if not lost:
-            return Gone()
+            return Gone(stale=tuple(stale))
         contents = {content_id for content_id in lost.values() if content_id}
         elsewhere = {
             fields_["id"]
@@ -141,7 +153,8 @@ class Library:
             and not is_gone(fields_["path"])
         }
         moved = tuple(path for path, content in lost.items() if content in elsewhere)
-        return Gone(moved, tuple(path for path in lost if path not in set(moved)))
+        deleted = tuple(path for path in lost if path not in set(moved))
+        return Gone(moved, deleted, tuple(stale))
 
     def forget(self, paths: Collection[str]) -> int:
         """How many records left the output: those of these paths."""
@@ -207,7 +220,12 @@ def _corrected(fields_: Mapping[str, Any] | None) -> Corrected | None:
     if fields_ is None:
         return None
     removed = tuple(_tag(tag) for tag in fields_["removed"])
-    return Corrected(time=fields_["time"], removed=removed, added=tuple(fields_["added"]))
+    return Corrected(
+        time=fields_["time"],
+        removed=removed,
+        added=tuple(fields_["added"]),
+        removed_at=tuple(fields_.get("removed_at", ())),
+    )
 
 
 def _source(fields_: Mapping[str, Any] | None) -> SourceFacts | None:

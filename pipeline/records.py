@@ -197,6 +197,7 @@ class Corrected:
     time: str  # when it was said, ISO 8601
     removed: tuple[Tag, ...] = ()  # as the model gave them
     added: tuple[str, ...] = ()  # ids of the tags that the person gave
+    removed_at: tuple[int, ...] = ()  # their places among the tags that the model gave, rising
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,7 @@ class Summary:
     moved: int = 0  # records left the output: their file is there under another name
     deleted: int = 0  # records of files that are no longer there
     ignored: int = 0  # other files seen in the folders
+    passed_over: int = 0  # folders of trash, snapshots and thumbnails, not looked into
     codes: dict[str, int] = field(default_factory=dict)  # error code -> failed inputs
     stopped: str | None = None  # why the run ended before its inputs did
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, NamedTuple
 
-from vtag.discover import Discovery, Shard, find_inputs, is_input
+from vtag.discover import Discovery, Shard, find_inputs, is_input, is_passed_over
 from vtag.errors import ConfigError
 from vtag.moved import is_gone, is_under
 from vtag.watch_events import SystemEvents
@@ -88,6 +88,7 @@ class Watcher:
                 raise ConfigError(f"{source}: is no folder, and only folders can be watched")
         self.config = config
         self.ignored = 0  # files that are no media, at the last walk
+        self.passed_over = 0  # folders of trash and the like, at the last walk
         self._shard = shard
         self._clock = clock
         self._waiting: dict[str, tuple[_Stamp, float]] = {}  # since when it is like that
@@ -168,7 +169,7 @@ class Watcher:
             self._look(path, may_be_old=self._first_walk)
             if path in self._waiting and self._is_due(path) and self._has_settled(path):
                 yield path
-        self.ignored = discovery.ignored
+        self.ignored, self.passed_over = discovery.ignored, discovery.passed_over
         for path in [*self._told, *self._waiting]:
             # A folder that is missing altogether is a disk that is, not a thousand deletions.
             if path not in met and any(is_under(path, source) for source in there):
@@ -251,6 +252,8 @@ class Watcher:
         if not roots or not is_input(path):
             return False
         name = path if roots[0] == os.curdir else os.path.relpath(path, roots[0])
+        if any(map(is_passed_over, name.split(os.sep)[:-1])):
+            return False
         return self._shard is None or self._shard.holds(name)
 
     def _check_events(self, *, folders: int) -> None:

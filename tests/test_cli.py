@@ -334,6 +334,40 @@ def test_a_moved_file_keeps_its_tags_and_a_deleted_one_is_listed(tmp_path: Path)
     assert sorted(records(out)) == ["0.mp4", "renamed.mp4"]
 
 
+def test_failures_of_what_is_no_input_any_more_leave(tmp_path: Path) -> None:
+    out, disk = tmp_path / "t.jsonl", tmp_path / "disk"
+    away = vtag("run", disk, "--out", out, "--no-cache")  # not mounted
+    assert away.returncode == 1
+    assert list(records(out)) == ["disk"]
+    disk.mkdir()
+    clip = draw_clip(disk / "a.mp4", seconds=1)
+    vtag("run", disk / "typo.mp4", "--out", out, "--no-cache")
+    assert sorted(records(out)) == ["disk", "typo.mp4"]
+    assert vtag("run", disk, "--out", out, "--no-cache").returncode == 0
+    assert sorted(records(out)) == ["a.mp4"]
+    # What may only be away for a while stays.
+    clip.unlink()
+    draw_clip(disk / "b.mp4", seconds=2)
+    vtag("run", disk, "--out", out, "--no-cache")
+    assert sorted(records(out)) == ["a.mp4", "b.mp4"]
+
+
+def test_who_comes_back_with_other_flags_is_told_that_records_stay(tmp_path: Path) -> None:
+    folder, out = tmp_path / "videos", tmp_path / "t.jsonl"
+    folder.mkdir()
+    for n in range(2):
+        draw_clip(folder / f"{n}.mp4", seconds=1, fps=10 + n)
+    command = ("run", folder, "--out", out, "--no-cache")
+    assert "records stay" not in vtag(*command).stderr
+    assert "nothing was new, and records stay as they were made" in vtag(*command).stderr
+    draw_clip(folder / "2.mp4", seconds=1, fps=13)
+    said = vtag(*command, "--threshold", "0.01").stderr
+    assert "2 records stay as they were made, without --threshold; another --out" in said
+    (tmp_path / "vtag.toml").write_text("threshold = 0.02")  # as it is always
+    kept = vtag(*command, env={**os.environ, "VTAG_CONFIG": str(tmp_path / "vtag.toml")}).stderr
+    assert "without --threshold" not in kept
+
+
 def test_colours_are_off_where_nobody_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
     from vtag.cli import _colour
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,18 @@ class TestApplying:
         new = json.loads(json.dumps(said.apply(RECORD).to_dict()))
         assert said.amend(old) == new
         assert said.amend(new) is None  # a second time nothing happens
+
+    def test_the_order_of_the_model_comes_back(self, tmp_path: Path) -> None:
+        # A breed before the kinds above it, which are surer.
+        order = [("n3", 0.6), ("n1", 0.9), ("n9", 0.95), ("n5", 0.7)]
+        tags = tuple(replace(DOG, id=one, score=score) for one, score in order)
+        old = json.loads(json.dumps(replace(RECORD, tags=tags).to_dict()))
+        said = corrector(tmp_path, line(wrong=["n3", "n9"], added=["cat"]))
+        new = said.amend(old)
+        assert new is not None
+        assert [tag["id"] for tag in new["tags"]] == ["n2", "n1", "n5"]
+        assert said.amend(new) is None
+        assert corrector(tmp_path, line(time="2026-11-26T00:00:00Z")).amend(new) == old
 
     def test_a_later_correction_replaces_the_earlier_one(self, tmp_path: Path) -> None:
         first = corrector(tmp_path, line(wrong=["n1"], added=["cat"]))

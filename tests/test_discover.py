@@ -50,8 +50,22 @@ def test_what_is_named_like_a_video_is_an_input_whatever_it_is(tmp_path: Path) -
     (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere")
     names, _ = found(tmp_path)
     assert sorted(Path(n).name for n in names) == sorted(
-        ["folder.mp4", "inside.mp4", "pipe.mp4", "loop.mp4", "gone.mp4"]
+        ["inside.mp4", "pipe.mp4", "loop.mp4", "gone.mp4"]
     )
+    (tmp_path / "empty.mp4").mkdir()  # nothing in it would tell of it
+    assert str(tmp_path / "empty.mp4") in found(tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["$RECYCLE.BIN", ".Trash-1000", "#recycle", "@eaDir", ".snapshots"]
+)
+def test_trash_snapshots_and_thumbnails_are_passed_over(tmp_path: Path, name: str) -> None:
+    fill(tmp_path, **{"a.mp4": MP4, f"deep/{name}/b/c.mp4": MP4, ".hidden/d.mp4": MP4})
+    names, discovery = found(tmp_path)
+    assert [Path(n).name for n in names] == ["a.mp4", "d.mp4"]
+    assert discovery.passed_over == 1
+    own, _ = found(tmp_path / "deep" / name)  # whoever names it wants it
+    assert [Path(n).name for n in own] == ["c.mp4"]
 
 
 def test_a_folder_that_links_to_itself_is_walked_once(tmp_path: Path) -> None:
