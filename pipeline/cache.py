@@ -6,6 +6,7 @@ found, and a setting that is changed can not serve yesterday's rows.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -150,9 +151,11 @@ class FeatureCache:
             write_whole(path, encode(key, entry))
         except (OSError, ValueError) as err:
             why = reason(err) if isinstance(err, OSError) else err
+            full = isinstance(err, OSError) and err.errno in (errno.ENOSPC, errno.EDQUOT)
+            advice = "free some space with `vtag cache prune`, or " if full else ""
             raise CacheError(
-                f"{path}: features can not be stored ({why}); free some space with "
-                "`vtag cache prune`, or choose another folder with --cache"
+                f"{path}: features can not be stored ({why}); {advice}choose another folder with "
+                "--cache"
             ) from err
 
     def info(self) -> CacheInfo:

@@ -42,6 +42,7 @@ from vtag.cli_upkeep import add_upkeep_commands
 from vtag.errors import ConfigError, EnvironmentProblem, MediaError
 from vtag.settings_files import odd_variables
 from vtag.table import printable, record_table
+from vtag.uris import is_remote
 
 if TYPE_CHECKING:
     from vtag.tagger import Pipeline
@@ -62,8 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE
     configure_logging(args)
     for stream in (sys.stdout, sys.stderr):
-        # A terminal without Unicode gets escapes and not a traceback.
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        # A terminal without Unicode gets escapes and not a traceback. Python itself lets only
+        # undecodable names through there ("surrogateescape").
+        if isinstance(stream, io.TextIOWrapper) and (
+            stream.errors == "strict" or stream.encoding.lower().replace("-", "") != "utf8"
+        ):
             stream.reconfigure(errors="backslashreplace")
     for warning in odd_variables(schema_of(parser), os.environ):
         log.warning("%s", printable(warning))
@@ -104,16 +108,23 @@ def tag_command(args: argparse.Namespace) -> int:
                 say(f"{printable(clip)}: is a folder; tag it: vtag run FOLDER --out tags.jsonl")
                 status = SOME_FAILED
                 continue
+            if is_remote(clip):
+                say(f"{printable(clip)}: an address; tag it: vtag run ADDRESS --out tags.jsonl")
+                status = SOME_FAILED
+                continue
             try:
                 record = pipeline.tag(clip)
             except MediaError as err:
                 say(f"{printable(str(err))} [{err.code}]")
                 status = SOME_FAILED
-                continue
+                if not args.json:
+                    continue
+                record = pipeline.failed(clip, err)
             if args.json:
                 print(json.dumps(record.to_dict(), ensure_ascii=True))
             else:
-                print(record_table(record, colour=not args.no_color and _colour()))
+                colour = not args.no_color and _colour()
+                print(record_table(record, colour=colour, encoding=sys.stdout.encoding))
     return status
 
 

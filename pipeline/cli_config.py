@@ -136,7 +136,7 @@ def template(schema: Schema, *, folder: bool) -> str:
         folder: only what the file of a folder may set.
     """
     lines = [
-        f"# {FILE_NAME}: settings of vtag. What is a comment has its default.",
+        f"# {FILE_NAME}: what is in comments is an example; `vtag config show` tells defaults.",
         "# A flag and a VTAG_* variable count more than this file.",
         "",
         *_template_lines(schema, None, schema.shared, folder=folder),

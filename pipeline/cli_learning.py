@@ -41,9 +41,10 @@ def train_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipeline
     from vtag.dataset_items import DatasetError
     from vtag.signals import stop_on_signals
     from vtag.tagger import resolve_device
-    from vtag.train import startable, train
+    from vtag.train import check_places, startable, train
 
     out = Path(args.out)
+    check_places(out, resume=args.resume)
     with stop_on_signals() as stop:
         start = _checkpoint(args.start)
         teacher = _checkpoint(args.teacher)

@@ -98,7 +98,10 @@ def split_items(
     side_of = _stratify(units, validation, Random(seed))
     if "validation" not in side_of.values() or "train" not in side_of.values():
         raise DatasetError(
-            [f"{len(units)} independent clips are too few to set some aside for checking"]
+            [
+                f"{len(units)} independent clips are too few to set some aside for checking; some "
+                "ten of each tag are a start (clips of one group count as one)"
+            ]
         )
     return tuple(replace(item, split=side_of[_unit_name(item)]) for item in items)
 

@@ -237,7 +237,14 @@ def _cache(folder: Path) -> Iterator[Finding]:
         yield Finding("problem", str(err))  # which says what to do
         return
     yield Finding("ok", f"cache {folder}: {info.entries} entries, {info.bytes / 1e6:.0f} MB")
-    free = shutil.disk_usage(folder).free
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        yield Finding(
+            "problem",
+            f"cache {folder}: nothing can be stored there",
+            "change its permissions, or choose another folder with --cache or VTAG_CACHE_DIR",
+        )
+    free = shutil.disk_usage(there).free
     if free < LOW_DISK_BYTES:
         yield Finding(
             "note",

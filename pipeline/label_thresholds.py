@@ -31,7 +31,7 @@ def read_label_thresholds(path: str | Path) -> dict[str, float]:
         if not label or threshold is None:
             raise ConfigError(
                 f"{where}: a threshold is written as `label, 0.6` with a number from 0 to 1, "
-                f"got {f'{label}, {value}'[:80]!r}"
+                f"got {(f'{label}, {value}' if label else str(value))[:80]!r}"
             )
         if label in found:
             raise ConfigError(f"{where}: label {label!r} is there twice")

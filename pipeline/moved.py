@@ -72,7 +72,8 @@ class Library:
     def __init__(self, results: KnownResults) -> None:
         self._results = results
         self._met: set[str] = set()  # inputs of this run that have a record
-        self._left: set[str] = set()  # old names of what was repeated, seen to be gone
+        # Old names of what was repeated: gone, or another way to write the new one.
+        self._left: set[str] = set()
 
     def done(self, path: str, content_id: str | None) -> bool:
         """Whether this input, with this content, has its record."""
@@ -105,7 +106,7 @@ class Library:
         record = record_from(fields_) if fields_ else None
         if record is None or not record.ok:
             return None
-        if record.path != path and is_gone(record.path):
+        if record.path != path and (is_gone(record.path) or _is_same_path(record.path, path)):
             self._left.add(record.path)
         return replace(record, path=path, timing={})
 
@@ -139,8 +140,8 @@ class Library:
                 if never or (walked and os.path.isdir(path)):
                     stale.append(path)
                     continue
-            here = path in self._left or any(is_under(path, root) for root in roots)
-            if here and path not in self._met and is_gone(path):
+            here = any(is_under(path, root) for root in roots) and is_gone(path)
+            if (here or path in self._left) and path not in self._met:
                 lost[path] = fields_["id"]
         if not lost:
             return Gone(stale=tuple(stale))
@@ -167,6 +168,11 @@ def is_under(path: str, root: str) -> bool:
     if root == os.curdir:
         return not os.path.isabs(path) and path.split(os.sep, 1)[0] != os.pardir
     return path.startswith(root if root.endswith(os.sep) else root + os.sep)
+
+
+def _is_same_path(one: str, other: str) -> bool:
+    """Whether both lead to one place, by their names: "b/x.mp4" and "/home/me/b/x.mp4"."""
+    return "://" not in one + other and os.path.abspath(one) == os.path.abspath(other)
 
 
 def is_gone(path: str) -> bool:

@@ -15,10 +15,26 @@ _LEAST_OF_NAME = 8
 _CUT_NAME = 16
 _ONE_SPAN = len("0:00-0:00, …")
 _SENSES = {"visual": "seen", "audio": "heard"}
+_SIGNS = "█·…"
+_IN_ASCII = str.maketrans({"█": "#", "·": "-", "…": "~"})
 
 
-def record_table(record: Record, *, colour: bool) -> str:
-    """Lines with one tag each: name, score bar, seen or heard, when."""
+def record_table(record: Record, *, colour: bool, encoding: str = "utf-8") -> str:
+    """Lines with one tag each: name, score bar, seen or heard, when.
+
+    Args:
+        colour: with the escapes of a terminal.
+        encoding: of where it is printed; what it lacks of our signs is drawn in ASCII.
+    """
+    text = _record_table(record, colour)
+    try:
+        _SIGNS.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return text.translate(_IN_ASCII)
+    return text
+
+
+def _record_table(record: Record, colour: bool) -> str:
     head = f"{printable(record.path)}  {_facts(record)}"
     if record.error:
         return f"{head}\n  failed: {printable(record.error.message)}"

@@ -65,8 +65,8 @@ def train(
         OutputError: `out` is no model folder, or can not be written.
         EnvironmentProblem: the device is not there, or can not do the precision.
     """
+    check_places(out, resume=resume)
     state_folder = out.with_name(out.name + STATE_SUFFIX)
-    _check_places(out, state_folder, resume)
     target = _device(device, config)
     if start is not None and network is not None:
         raise ConfigError("a fine-tune uses the network of its start; leave out one of the two")
@@ -166,7 +166,9 @@ def _for_all_clips(config: TrainConfig, run: TrainRun) -> TrainConfig:
     return replace(config, patience=None, stop_after=run.progress.best_epoch + 1)
 
 
-def _check_places(out: Path, state_folder: Path, resume: bool) -> None:
+def check_places(out: Path, *, resume: bool) -> None:
+    """Raises ConfigError or OutputError where `train` could not write; before features are made."""
+    state_folder = out.with_name(out.name + STATE_SUFFIX)
     if out.exists() and not (out / CONFIG_FILE).is_file():
         raise OutputError(f"{out}: exists and is no vtag model; name a new folder")
     if not resume and state_folder.exists():

@@ -239,7 +239,7 @@ def download_weights(
     variable = offline_variable()
     if variable is not None or source.embedded:
         reason = f"{variable} forbids the network. " if variable else ""
-        raise WeightsError(reason + _what_to_do(source))
+        raise WeightsError(reason + _what_to_do(source, unset=variable))
     failures = []
     for url in source.urls:
         try:
@@ -288,7 +288,7 @@ def _problem(file: Path, source: WeightsSource) -> str | None:
     return None if found.startswith(source.sha256) else f"has sha256 {found}"
 
 
-def _what_to_do(source: WeightsSource) -> str:
+def _what_to_do(source: WeightsSource, *, unset: str | None = None) -> str:
     """The one line that lets somebody without a network finish by hand."""
     what = f"{source.file} ({source.size_bytes} bytes, sha256 {source.sha256}"
     what += ")" if len(source.sha256) == 64 else "…)"
@@ -296,6 +296,7 @@ def _what_to_do(source: WeightsSource) -> str:
     if source.embedded:
         return f"{source.name}: {what} is part of vtag: install it again. Looked in: {looked_in}"
     return (
-        f"{source.name}: run `vtag models download {source.name}`, or put {what} "
+        f"{source.name}: {f'unset {unset} and ' if unset else ''}run "
+        f"`vtag models download {source.name}`, or put {what} "
         f"from {source.urls[0]} into {download_folder()}. Looked in: {looked_in}"
     )

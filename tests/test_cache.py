@@ -281,6 +281,17 @@ def test_a_full_disk_is_said_in_one_line(
     )
 
 
+def test_where_nothing_may_be_written_no_space_is_asked_for(
+    cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(cache_module, "write_whole", denied)
+    with pytest.raises(CacheError, match=r"\(.*ermission.*\); choose another folder with --cache$"):
+        cache.put(KEY, an_entry())
+
+
 def test_an_entry_that_can_not_be_read_is_a_miss_and_said_once(
     cache: FeatureCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

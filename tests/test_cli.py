@@ -208,6 +208,14 @@ class TestTag:
         assert "German shepherd" in run.stdout  # the next clip is tagged all the same
         assert "[not_media]" in run.stderr
         assert len(run.stderr.splitlines()) == 1
+        failed = json.loads(vtag("tag", tmp_path / "x.mp4", "--json").stdout)
+        assert (failed["status"], failed["error"]["code"]) == ("failed", "not_media")
+
+    def test_a_terminal_without_signs_gets_a_table_too(self) -> None:
+        plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        run = vtag("tag", SAMPLES / "dog.mp4", env=plain)
+        assert run.returncode == 0
+        assert re.search(r"German shepherd +#+-* \d\.\d\d", run.stdout)
 
 
 def test_the_last_lines_say_what_failed(tmp_path: Path) -> None:
@@ -232,6 +240,7 @@ def test_the_last_lines_say_what_failed(tmp_path: Path) -> None:
         (["run", "a", "--out", "t.jsonl", "--workers", "-1"], 2, "--workers is 1 or more"),
         (["run", "a", "--out", "t.jsonl", "--limit", "0"], 2, "--limit is 1 or more"),
         (["tag", "."], 1, "vtag run FOLDER --out tags.jsonl"),
+        (["tag", "https://example.org/a.mp4"], 1, "vtag run ADDRESS --out tags.jsonl"),
         (["sidecar", "none.jsonl"], 2, "name a file that `vtag run` wrote"),
         (["cache", "prune"], 2, "--max-size"),
         (["models", "info", "nope"], 3, "vtag-base"),

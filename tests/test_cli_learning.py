@@ -325,6 +325,15 @@ class TestBadData:
         assert said.out == ""
         assert not (tmp_path / "m").exists()
 
+    def test_a_place_that_is_none_is_refused_before_anything_is_decoded(
+        self, world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            "vtag.tagger.Pipeline", lambda *_, **__: pytest.fail("a model was loaded")
+        )
+        assert main(["train", str(world / "clips"), "--out", str(world)]) == 3
+        assert "exists and is no vtag model" in capsys.readouterr().err
+
     def test_labels_that_the_model_has_not(
         self, world: Path, model: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -182,6 +182,21 @@ def test_a_file_from_another_folder_leaves_its_old_record(folder: Path, tmp_path
     assert sorted(tags_of(out)) == ["a.mp4", "b2.mp4", "c.mp4"]
 
 
+def test_the_same_folder_in_another_spelling_is_the_same(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "t.jsonl"
+    monkeypatch.chdir(folder.parent)
+    short = [Path(folder.name, name) for name in sorted(os.listdir(folder))]
+    go(out, *short)
+    assert go(out, *sorted(folder.iterdir())).moved == 3
+    paths = {json.loads(line)["path"] for line in out.read_text().splitlines()}
+    assert paths == {str(path) for path in folder.iterdir()}
+    both = go(out, *short, *sorted(folder.iterdir()))  # who asks for both gets both
+    assert both.moved == 0
+    assert len(out.read_text().splitlines()) == 6
+
+
 def test_deleted_files_are_told_and_keep_their_records(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "t.jsonl"
     go(out, *sorted(folder.iterdir()))

@@ -35,6 +35,16 @@ def test_a_row_says_what_how_sure_seen_or_heard_and_when() -> None:
     ]
 
 
+def test_where_the_signs_are_missing_there_are_others() -> None:
+    tag = Tag(id="x", name="ü" + "n" * 60, score=0.5, threshold=0.5, sources=("visual",))
+    record = Record(path="a", status="ok", media=MEDIA, tags=(tag,))
+    for encoding in ("ascii", "latin-1", "no such encoding"):
+        line = record_table(record, colour=False, encoding=encoding).splitlines()[1]
+        assert "#####-----" in line
+        assert "~" in line
+    assert "█████·····" in record_table(record, colour=False)
+
+
 def test_colour_only_when_asked() -> None:
     tag = Tag(id="x", name="x", score=1.0, threshold=0.5, sources=("visual",))
     record = Record(path="a", status="ok", media=MEDIA, tags=(tag,))
