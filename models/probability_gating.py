@@ -54,4 +54,6 @@ class ProbabilityGating(nn.Module):
         if scores.absent is None:
             return LogProbabilities(present, None)
         closed = scores.present + functional.logsigmoid(-gate)
-        return LogProbabilities(present, torch.logaddexp(scores.absent, closed))
+        # Not logaddexp, which ONNX has no operator for.
+        absent = torch.logsumexp(torch.stack([scores.absent, closed]), dim=0)
+        return LogProbabilities(present, absent)

@@ -61,6 +61,7 @@ def engine_of(args: argparse.Namespace, pipeline: Pipeline) -> Iterator[Engine |
         # The actors choose by their device; other rows than asked for must not come quietly.
         raise ConfigError(f"--gpus runs the picture network in fp16, not in {args.precision}")
     from vtag.scale import ClusterShare, RayEngine, joined_ray
+    from vtag.scale_cluster import starts_here
 
     share = ClusterShare(gpus=args.gpus or 0, actors=args.actors, decoders=args.decoders)
     with joined_ray(args.ray_address) as words:
@@ -72,6 +73,7 @@ def engine_of(args: argparse.Namespace, pipeline: Pipeline) -> Iterator[Engine |
             share=share,
             device="cuda" if args.device == "auto" else args.device,
             batch_size=batch_size_of(args),
+            can_grow=not starts_here(args.ray_address),
         )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from vtag.config import BackendName, DecoderName, PrecisionName, Sampling, Selection
-from vtag.errors import ConfigError
+from vtag.errors import ConfigError, EnvironmentProblem, OutputError
 from vtag.label_thresholds import read_label_thresholds
 from vtag.uris import is_remote
 
@@ -178,6 +181,38 @@ def parse_size(text: str) -> int:
     if not 0 <= size < float("inf"):
         raise ConfigError(f"a size is written like 10G or 500M, got {text!r}")
     return int(size)
+
+
+def check_summary_file(args: argparse.Namespace) -> None:
+    """Makes the folder of `--summary-json`; before the work, so that its counts are not lost.
+
+    Raises:
+        ConfigError: it is standard output, a folder, or the file of results itself.
+        EnvironmentProblem: its folder can not be made.
+    """
+    if not args.summary_json:
+        return
+    file = Path(args.summary_json)
+    if args.summary_json == "-" or file.is_dir():
+        raise ConfigError(f"--summary-json is a file, not {args.summary_json}")
+    if os.path.realpath(file) == os.path.realpath(args.out):
+        raise ConfigError(f"--summary-json {file}: is --out as well; name another file")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise EnvironmentProblem(f"{file.parent}: can not be made ({err.strerror})") from err
+
+
+def write_summary(args: argparse.Namespace, counts: Mapping[str, Any]) -> None:
+    """The counts as `--summary-json`, if it was asked for; raises OutputError."""
+    from vtag.storage import reason, write_whole
+
+    if not args.summary_json:
+        return
+    try:
+        write_whole(Path(args.summary_json), json.dumps(counts).encode() + b"\n", mode=None)
+    except OSError as err:
+        raise OutputError(f"{args.summary_json}: can not be written ({reason(err)})") from err
 
 
 def needed(value: str | None, usage: str) -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vtag.cli_devices import open_pipeline
@@ -16,13 +14,15 @@ from vtag.cli_engine import add_engine_flags, engine_of
 from vtag.cli_flags import (
     add_corrections_flag,
     add_pipeline_flags,
+    check_summary_file,
     corrector_of,
     sampling_of,
     selection_of,
+    write_summary,
 )
 from vtag.cli_progress import Progress, say
 from vtag.cli_scale import add_source_flags, finish_results, open_results, spool_maker
-from vtag.cli_status import OK, SOME_FAILED
+from vtag.cli_status import OK, SOME_FAILED, STOPPED
 from vtag.cli_watch import (
     add_watch_flags,
     batches,
@@ -66,8 +66,17 @@ def add_run_command(command: Callable[..., argparse.ArgumentParser]) -> None:
     run.add_argument(
         "--retry-failed", action="store_true", help="try the failed ones of --out again"
     )
-    run.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
-    run.add_argument("--max-failures", metavar="N|P%", help="stop after so many failures")
+    run.add_argument(
+        "--fail-fast", action="store_true", help="stop at the first failure (exit status 4)"
+    )
+    run.add_argument(
+        "--max-failures",
+        metavar="N|P%",
+        help="stop when more than so many inputs failed (exit status 4)",
+    )
+    run.add_argument(
+        "--failed-ok", action="store_true", help="exit with 0 also if some inputs failed"
+    )
     add_corrections_flag(run, "apply what you corrected in the report")
     run.add_argument("--summary-json", metavar="FILE", help="write the final counts there")
     add_watch_flags(run)
@@ -85,6 +94,12 @@ def run_command(args: argparse.Namespace) -> int:
     from vtag.sources import find_sources
 
     sampling, selection = sampling_of(args), selection_of(args)
+    check_summary_file(args)
+    if args.out.lower().endswith(".parquet"):
+        raise ConfigError(
+            f"{args.out}: a file of results is JSON lines; for Parquet name a folder for parts "
+            "and --out-format parquet, or make a table: vtag sidecar tags.jsonl --format parquet"
+        )
     shard = Shard.parse(args.shard) if args.shard else None
     budget = FailureBudget(count=0) if args.fail_fast else None
     if args.max_failures is not None:
@@ -171,10 +186,7 @@ def _finish_run(
         say(f"stopped: {summary.stopped}; run the same command again to go on")
     elif summary.unfinished:
         counts += " (the counts do not add up: this is a bug in vtag, please report it)"
-    if args.summary_json:
-        from vtag.storage import write_whole
-
-        write_whole(Path(args.summary_json), json.dumps(summary.to_dict()).encode() + b"\n")
+    write_summary(args, summary.to_dict())
     if not args.quiet or summary.failed or summary.stopped:
         say(counts if args.out == "-" else f"{counts} -> {printable(str(args.out))}")
     if summary.skipped and not args.quiet:
@@ -189,8 +201,10 @@ def _finish_run(
     if summary.inputs == 0:
         say("no video or sound file was found")
         return SOME_FAILED
-    bad = summary.failed or summary.skipped_failed or summary.unfinished
-    return SOME_FAILED if bad else OK
+    if summary.stopped:
+        return STOPPED
+    failed = (summary.failed or summary.skipped_failed) and not args.failed_ok
+    return SOME_FAILED if failed or summary.unfinished else OK
 
 
 def _say_what_stays(args: argparse.Namespace, summary: Summary, amended: int) -> None:

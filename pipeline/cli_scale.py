@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtag.cli_flags import parse_size
+from vtag.cli_flags import check_summary_file, parse_size, write_summary
 from vtag.cli_progress import say
 from vtag.cli_status import OK, SOME_FAILED
 from vtag.errors import ConfigError
@@ -285,17 +284,21 @@ def merge_command(args: argparse.Namespace) -> int:
 
     from vtag.manifest import Manifest
     from vtag.merge import merge
-    from vtag.storage import write_whole
 
     if "://" in args.out:
         raise ConfigError(f"{printable(args.out)}: name a local file, and copy it from there")
+    if args.out.lower().endswith(".parquet"):
+        raise ConfigError(
+            f"{printable(args.out)}: what is merged is JSON lines; then make a table of it: "
+            "vtag sidecar tags.jsonl --format parquet"
+        )
+    check_summary_file(args)
     outputs = [name for given in args.outputs for name in _expanded(given)]
     manifest = Manifest(args.plan) if args.plan else None
     merged = merge(outputs, Path(args.out), manifest=manifest, partial=args.partial)
     for complaint in merged.missing:
         say(printable(complaint))
-    if args.summary_json:
-        write_whole(Path(args.summary_json), json.dumps(asdict(merged)).encode() + b"\n")
+    write_summary(args, asdict(merged))
     shards = f" of {merged.shards} shards" if merged.shards else ""
     say(
         f"{merged.records} records{shards} ({merged.ok} ok, {merged.failed} failed; "

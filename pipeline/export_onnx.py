@@ -50,7 +50,8 @@ def export_onnx(folder: Path, file: Path) -> float:
     Raises:
         EnvironmentProblem: the extra [onnx] is not installed.
         WeightsError: the model is missing or damaged.
-        OutputError: the file can not be written, or what it says differs by more than 1e-4.
+        OutputError: the file can not be written, ONNX lacks what the network does, or what the
+            file says differs by more than 1e-4.
     """
     missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
     if missing:
@@ -83,6 +84,10 @@ def export_onnx(folder: Path, file: Path) -> float:
                 "tell us which model it is"
             )
         os.replace(part, file)
+    except torch.onnx.errors.OnnxExporterError as err:
+        raise OutputError(
+            f"{file}: not written: {folder} has what ONNX lacks ({str(err).partition(chr(10))[0]})"
+        ) from err
     except OSError as err:
         raise OutputError(f"{file}: can not be written ({reason(err)})") from err
     finally:

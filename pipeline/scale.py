@@ -62,6 +62,7 @@ class RayEngine:
         share: ClusterShare = ClusterShare(),  # noqa: B008  frozen: safe as a default
         device: str = "cuda",
         batch_size: int | None = None,
+        can_grow: bool = True,
     ) -> None:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -76,6 +77,7 @@ class RayEngine:
                 gpus=share.gpus,
                 device=device,
                 batch_size=batch_size,
+                can_grow=can_grow,
             )
         # Beside the driver: a counter is not worth a machine's loss.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)

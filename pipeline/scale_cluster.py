@@ -77,8 +77,8 @@ def joined_ray(address: str | None) -> Iterator[str]:
     if ray.is_initialized():
         yield f"Ray as it was connected before ({_size()})"
         return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    started = address == "local"
+    address = _address(address)
+    started = starts_here(address)
     here: dict[str, Any] = {
         "num_cpus": usable_cores(),
         "object_store_memory": LOCAL_STORE_BYTES,
@@ -102,6 +102,15 @@ def joined_ray(address: str | None) -> Iterator[str]:
         # What was abandoned by a stop complains of its end.
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         ray.shutdown()
+
+
+def _address(asked: str | None) -> str:
+    return asked or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def starts_here(address: str | None) -> bool:
+    """Whether `joined_ray` starts a Ray of this machine alone, which no other will join."""
+    return _address(address) == "local"
 
 
 def _size() -> str:

@@ -7,6 +7,7 @@ the decoding instead of filling memory.
 
 from __future__ import annotations
 
+import logging
 import random
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from vtag.errors import EnvironmentProblem
 from vtag.extractors import FrameExtractor, build_extractor
+
+log = logging.getLogger(__name__)
 
 # How long one batch may take, with those before it in the queue and a restart of the actor.
 PATIENCE_SECONDS: Final = 300.0
@@ -102,16 +105,37 @@ class NetworkActors:
         name: of the extractor.
         actors: how many; together they take `gpus`.
         device: "cuda", or "cpu" to try the same without a GPU.
+        can_grow: whether machines with GPUs may still come.
 
     Raises:
         EnvironmentProblem: they can not be started, or the cluster has not enough GPUs in time.
     """
 
     def __init__(
-        self, name: str, *, actors: int, gpus: int, device: str, batch_size: int | None
+        self,
+        name: str,
+        *,
+        actors: int,
+        gpus: int,
+        device: str,
+        batch_size: int | None,
+        can_grow: bool = True,
     ) -> None:
         import ray
 
+        have = ray.cluster_resources().get("GPU", 0)
+        if have < gpus:
+            if not can_grow:
+                raise EnvironmentProblem(
+                    f"--gpus {gpus}, and the Ray that was started here has {have:g}; lower it, or "
+                    "leave it out to work on CPUs"
+                )
+            log.warning(
+                "%g of %d GPUs are in the cluster; waiting %.0f s at most for the others",
+                have,
+                gpus,
+                START_SECONDS,
+            )
         # More than one GPU for one network would leave all but the first idle.
         make = ray.remote(num_cpus=0, num_gpus=min(gpus / actors, 1.0), max_restarts=-1)(
             FrameNetwork

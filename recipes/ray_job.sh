@@ -19,8 +19,9 @@ if [ -n "${VTAG_PACKAGE:-}" ]; then
   runtime_env=$(printf '{"pip": ["%s"]}' "$VTAG_PACKAGE")
 fi
 
+# --failed-ok: a bad video has its record, and does not make the job a failed one.
 exec ray job submit \
   --address "${RAY_ADDRESS:?the dashboard of the cluster, such as http://head:8265}" \
   --runtime-env-json "$runtime_env" \
   -- \
-  vtag run "$videos" --engine ray --out "$tags" "$@"
+  vtag run "$videos" --engine ray --out "$tags" --failed-ok "$@"

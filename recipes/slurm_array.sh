@@ -25,7 +25,8 @@ shard="${SLURM_ARRAY_TASK_ID:?start this with sbatch --array}/${SLURM_ARRAY_TASK
 export VTAG_SPOOL_DIR="${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/vtag-spool"
 export OMP_NUM_THREADS=1
 
-# 1 means that some videos failed: each has its record, and the shard came to its end.
+# 1 means that some videos failed: each has its record, and the shard came to its end. (4: more
+# failed than --max-failures allows, and it did not.)
 status=0
 srun vtag run --manifest "$plan" --shard "$shard" --out "$out" --workers "${SLURM_CPUS_PER_TASK:-1}" --spool-size 20G --max-failures 20% || status=$?
 [ "$status" -le 1 ] || exit "$status"

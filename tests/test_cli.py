@@ -218,6 +218,19 @@ class TestTag:
         assert re.search(r"German shepherd +#+-* \d\.\d\d", run.stdout)
 
 
+def test_schedulers_may_ask_for_another_status(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text("words " * 50)
+    out, counts = tmp_path / "t.jsonl", tmp_path / "deep" / "counts.json"
+    command = ("run", tmp_path, "--out", out, "--no-cache", "--summary-json", counts)
+    assert vtag(*command).returncode == 1
+    assert json.loads(counts.read_text())["failed"] == 1
+    assert vtag(*command, "--failed-ok").returncode == 0
+    (tmp_path / "b.mp4").write_text("words " * 51)
+    stopped = vtag(*command, "--failed-ok", "--fail-fast")
+    assert stopped.returncode == 4
+    assert "stopped: 1 of 2 inputs failed" in stopped.stderr
+
+
 def test_the_last_lines_say_what_failed(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_text("words " * 50)
     (tmp_path / "b.mp4").write_text("words " * 51)
@@ -236,6 +249,10 @@ def test_the_last_lines_say_what_failed(tmp_path: Path) -> None:
         (["run", "a", "--out", "t.jsonl", "--frames-per-second", "0"], 2, "frames per second"),
         (["run", "a", "--out", "t.jsonl", "--max-failures", "lots"], 2, "lots"),
         (["run", "a", "--out", "t.jsonl", "--shard", "3/2"], 2, "3/2"),
+        (["run", "a", "--out", "t.parquet"], 2, "--out-format parquet"),
+        (["merge", "a", "--out", "t.parquet"], 2, "sidecar tags.jsonl --format parquet"),
+        (["run", "a", "--out", "t.jsonl", "--summary-json", "./t.jsonl"], 2, "another file"),
+        (["run", "a", "--out", "t.jsonl", "--summary-json", "-"], 2, "--summary-json"),
         (["run", "a", "--out", "t.jsonl", "--batch-size", "none"], 2, "--batch-size"),
         (["run", "a", "--out", "t.jsonl", "--workers", "-1"], 2, "--workers is 1 or more"),
         (["run", "a", "--out", "t.jsonl", "--limit", "0"], 2, "--limit is 1 or more"),

@@ -288,6 +288,11 @@ class TestStopping:
         assert not (tmp_path / "stopped" / "m.training").exists()
 
 
+def test_the_default_model_is_exported_too(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra [onnx]")
+    assert main(["export", "vtag-base", "--onnx", str(tmp_path / "m.onnx")]) == 0
+
+
 class TestBadData:
     @pytest.mark.parametrize(
         ("table", "complaints"),

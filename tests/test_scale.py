@@ -305,7 +305,7 @@ class TestRecipes:
         job = self.job()["spec"]
         program, *arguments = shlex.split(job["entrypoint"])
         args = build_parser().parse_args(arguments)
-        assert (program, args.engine) == ("vtag", "ray")
+        assert (program, args.engine, args.failed_ok) == ("vtag", "ray", True)
         groups = job["rayClusterSpec"]["workerGroupSpecs"]
 
         def most(resource: str) -> int:
@@ -344,7 +344,7 @@ class TestRecipes:
         program, *arguments = words[words.index("--") + 1 :]
         args = build_parser().parse_args(arguments)
         assert (program, args.engine, args.inputs) == ("vtag", "ray", ["s3://bucket/my videos"])
-        assert (args.out, args.gpus) == ("s3://bucket/tags", 2)
+        assert (args.out, args.gpus, args.failed_ok) == ("s3://bucket/tags", 2, True)
         missing = subprocess.run(script, env=env, capture_output=True, text=True)
         assert missing.returncode != 0
         assert "the videos" in missing.stderr
