@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -118,6 +119,11 @@ def _figures(args: argparse.Namespace, open_pipeline: Callable[[], Pipeline]) ->
         items = tuple(item for item in items if item.split == args.split)
         if not items:
             raise ConfigError(f"{args.data}: no clip is in the split {args.split!r}")
+    elif learnt := sum(item.split == "train" for item in items):
+        say(
+            f"note: {learnt} of these {len(items)} clips are marked for training; figures flatter "
+            "on what was learnt (--split test, or validation, leaves them out)"
+        )
     check_items(items, to_learn=False)
     with open_pipeline() as pipeline:
         for note in stream_notes(items, pipeline.head):
@@ -144,7 +150,7 @@ def average_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipeli
     from vtag.models.checkpoint import load_checkpoint, save_checkpoint
     from vtag.models.combine import average_checkpoints
 
-    out = Path(args.out)
+    out = _place_for_combined(args)
     mean = average_checkpoints([load_checkpoint(model_folder(name)) for name in args.names])
     fingerprint = save_checkpoint(out, replace(mean, name=out.name))
     say(f"{printable(args.out)}: mean of {len(args.names)} models ({fingerprint})")
@@ -156,12 +162,23 @@ def ensemble_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipel
     from vtag.models.checkpoint import load_checkpoint, save_checkpoint
     from vtag.models.combine import ensemble_checkpoints
 
-    out = Path(args.out)
+    out = _place_for_combined(args)
     members = [load_checkpoint(model_folder(name)) for name in args.names]
     made = ensemble_checkpoints(members, name=out.name, weights=_weights(args.weights))
     fingerprint = save_checkpoint(out, made)
     say(f"{printable(args.out)}: ensemble of {len(args.names)} models ({fingerprint})")
     return 0
+
+
+def _place_for_combined(args: argparse.Namespace) -> Path:
+    """`--out`; raises ConfigError where a model that was trained, or is combined, lies there."""
+    from vtag.train_result import REPORT_FILE
+
+    out = Path(args.out)
+    members = {os.path.realpath(name) for name in args.names}
+    if os.path.realpath(out) in members or (out / REPORT_FILE).exists():
+        raise ConfigError(f"{out}: is a trained model; name a new folder")
+    return out
 
 
 def _weights(text: str | None) -> list[float] | None:
@@ -255,7 +272,11 @@ def add_commands(
 
     evaluate = command("eval", eval_command, "measure a model on labelled clips")
     evaluate.add_argument("data", metavar="DATA", help="as for train")
-    evaluate.add_argument("--split", choices=["train", "validation", "test"])
+    evaluate.add_argument(
+        "--split",
+        choices=["train", "validation", "test"],
+        help="only the clips that the table marks so (default: all)",
+    )
     evaluate.add_argument("--k", type=int, default=20, help="for GAP@k and mAP@k")
     evaluate.add_argument("--json", action="store_true")
     evaluate.add_argument(

@@ -187,13 +187,19 @@ def plan_command(args: argparse.Namespace) -> int:
     discovery = Discovery()
     settings = storage_settings(args)
 
+    lost: list[str] = []
+
     def look(source: Source) -> Source:
+        if source.remote is None and not os.path.lexists(source.uri):
+            lost.append(source.uri)
         return described(source, settings, remote=args.probe, local=not args.no_probe)
 
     found = find_sources(args.inputs, discovery, manifest=args.manifest)
     rows = write_manifest(Path(args.out), in_order(look, found, workers=args.workers))
     for warning in discovery.warnings:
         say(printable(warning))
+    for path in lost:
+        say(f"{printable(path)}: no such file; it is in the plan all the same")
     plan = Manifest(args.out).plan()
     sizes, seconds = plan.sizes, plan.durations
     ignored = f"; {discovery.ignored} other files ignored" if discovery.ignored else ""
@@ -204,7 +210,7 @@ def plan_command(args: argparse.Namespace) -> int:
     )
     if args.shards:
         say(evenness(args.out, args.shards))
-    return OK if rows else SOME_FAILED
+    return OK if rows and not lost else SOME_FAILED
 
 
 def described(source: Source, settings: RemoteSettings, *, remote: bool, local: bool) -> Source:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Final, Literal, get_args
+from typing import Final, Literal, SupportsIndex, get_args
 
 from vtag.errors import ConfigError
 
@@ -20,6 +20,12 @@ PrecisionName = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 SAMPLING_VERSION: Final = 1
 
 FRAME_SIDE_PX: Final = 256  # short side of every decoded frame; the networks crop 224 from it
+
+
+def _whole(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise ConfigError(f"{name} is a whole number, got {value!r}")
+    return value.__index__()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +44,9 @@ class Sampling:
     decoder: DecoderName = "auto"
 
     def __post_init__(self) -> None:
+        # One setting, one fingerprint: 1, 1.0 and numpy's are the same.
+        object.__setattr__(self, "frames_per_second", float(self.frames_per_second))
+        object.__setattr__(self, "max_frames", _whole("max frames", self.max_frames))
         if not 0 < self.frames_per_second <= 1000:
             raise ConfigError(
                 f"frames per second must be above 0 and at most 1000, got {self.frames_per_second}"
@@ -93,6 +102,8 @@ class Selection:
     thresholds: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        if self.top_k is not None:
+            object.__setattr__(self, "top_k", _whole("top k", self.top_k))
         if self.top_k is not None and self.top_k < 1:
             raise ConfigError(f"top k must be 1 or more, got {self.top_k}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:

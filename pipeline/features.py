@@ -291,6 +291,6 @@ def _state(path: Path) -> tuple[int, int, int]:
     """What changes when a file is written to; zeros when it is not there (others say so)."""
     try:
         found = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):
         return (0, 0, 0)
     return (found.st_size, found.st_mtime_ns, found.st_ino)

@@ -7,6 +7,7 @@ of link-local networks (169.254.169.254 gives away a cloud machine's keys) are n
 
 from __future__ import annotations
 
+import base64
 import http.client
 import ipaddress
 import socket
@@ -114,7 +115,10 @@ class HttpStore:
         refuse_inside(uri.text, came_from=None)
         # Accept-Encoding: a compressed answer would be other bytes than the object's.
         plain = {"User-Agent": "vtag", "Accept-Encoding": "identity"}
-        request = urllib.request.Request(_quoted(uri.text), headers={**plain, **headers})
+        url, login = _without_login(_quoted(uri.text))
+        request = urllib.request.Request(url, headers={**plain, **headers})
+        if login:  # for this server alone, wherever it sends us
+            request.add_unredirected_header("Authorization", login)
         opener = urllib.request.build_opener(_FewRedirects)
         try:
             answer: http.client.HTTPResponse = opener.open(
@@ -225,6 +229,16 @@ def _is_inside(address: _Address) -> bool:
 def _quoted(url: str) -> str:
     """With what a request line can not hold in percent signs; what has them is left."""
     return urllib.parse.quote(url, safe="%/:=&?~#+!$,;'@()*[]")
+
+
+def _without_login(url: str) -> tuple[str, str]:
+    """The address without "user:password@", and these as a header says them; "" without any."""
+    parts = urllib.parse.urlsplit(url)
+    login, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return url, ""
+    encoded = base64.b64encode(urllib.parse.unquote(login).encode()).decode("ascii")
+    return parts._replace(netloc=host).geturl(), f"Basic {encoded}"
 
 
 def _stat_of(uri: Uri, answer: http.client.HTTPResponse) -> ObjectStat:

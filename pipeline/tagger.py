@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, NoReturn
 
 import torch
 
 from vtag.cache import FeatureCache, default_cache_folder
 from vtag.config import BackendName, PrecisionName, Sampling, Selection
 from vtag.content_id import ContentIds
-from vtag.errors import MediaError
+from vtag.errors import ConfigError, MediaError
 from vtag.extractors import FrameExtractor, build_extractor
 from vtag.extractors.batches import GPU_BATCH
 from vtag.features import ClipFeatures, FeatureMaker, fingerprint_of
@@ -123,6 +124,9 @@ class Pipeline:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Pipeline holds networks and processes; make one in each process")
+
     def close(self) -> None:
         """Ends the decode children; the pipeline can be used again and starts new ones."""
         self._maker.close()
@@ -152,13 +156,16 @@ class Pipeline:
             paths: the files.
             workers: how many files at once; each has a decode child of its own.
         """
+        if isinstance(paths, str | bytes | Path):
+            raise ConfigError(f"tag_many takes several paths, got {paths!r}; for one there is tag")
         yield from in_order(self.try_tag, paths, workers=workers)
         self._maker.flush()
 
     def try_tag(self, path: str | Path, content_id: str | None = None) -> Record:
         """The record of one file, a failed one when it can not be used."""
         try:
-            content_id = content_id or self.content_id(Path(path))
+            if not is_remote(os.fspath(path)):
+                content_id = content_id or self.content_id(Path(path))
             return self._tag(path, content_id)
         except MediaError as err:  # not Exception: a bug must not look like a bad video
             return self.failed(path, err, content_id)
@@ -185,6 +192,11 @@ class Pipeline:
     def tag_cached(self, path: str | Path, content_id: str) -> Record | None:
         """The record of a content that the feature cache knows, without its file; else None."""
         started = time.perf_counter()
+        if is_remote(os.fspath(path)):
+            raise MediaError(
+                f"{path}: is an address and no file; vtag run reads it, or fetch it first",
+                code="vanished",
+            )
         clip = self._maker.cached_features(content_id)
         if clip is None:
             return None
@@ -295,6 +307,8 @@ def _open_cache(cache: str | Path | bool | FeatureCache | None) -> FeatureCache 
         return None
     if isinstance(cache, FeatureCache):
         return cache
+    if cache == "":
+        raise ConfigError("the cache is a folder, got an empty name; False keeps nothing")
     if isinstance(cache, str) and is_remote(cache):
         return RemoteFeatureCache(cache)
     return FeatureCache(default_cache_folder() if cache is True else Path(cache))

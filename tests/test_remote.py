@@ -351,6 +351,7 @@ class Web:
         self.drip = 0.0  # seconds between two bytes
         self.redirect = ""
         self.asked: list[str] = []
+        self.logins: list[str | None] = []
         web = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -367,6 +368,7 @@ class Web:
     def answer(self, to: BaseHTTPRequestHandler) -> None:
         asked = to.headers.get("Range", "")
         self.asked.append(asked)
+        self.logins.append(to.headers.get("Authorization"))
         if self.redirect:
             to.send_response(302)
             to.send_header("Location", self.redirect)
@@ -442,6 +444,19 @@ def test_an_http_object_that_changes_between_two_answers_is_read_anew(
     web.body = media(20_000, seed=7)
     with spool.fetch(source) as got:
         assert got.path.read_bytes() == web.body
+
+
+def test_a_login_in_the_address_is_for_its_server_alone(web: Web, spool: Spool) -> None:
+    web.body = media(500)
+    address = web.url.replace("http://", "http://me:a%20word@")
+    with spool.fetch(spool.look(Source(f"{address}/x.mp4"))) as got:
+        assert got.path.read_bytes() == web.body
+    assert set(web.logins) == {"Basic bWU6YSB3b3Jk"}  # base64 of "me:a word"
+    web.logins, web.redirect = [], f"{web.url}/elsewhere"
+    with pytest.raises(RemoteError):
+        spool.look(Source(f"{address}/x.mp4"))
+    assert web.logins[0] is not None
+    assert set(web.logins[1:]) == {None}
 
 
 def test_an_empty_http_object_is_empty(web: Web, spool: Spool) -> None:

@@ -184,6 +184,7 @@ class TestTheFileOfAFolder:
         ("extract.out", '"d"'),
         ("export.onnx", '"x"'),
         ("search.open", "true"),
+        ("sidecar.orphans", "true"),
         ("search.library", '"/home/x/tags.jsonl"'),
         ("sidecar.remove", "true"),
         ("sidecar.create-nfo", "true"),

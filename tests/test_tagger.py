@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import pickle
 import random
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from media import draw_clip
 
@@ -128,6 +130,34 @@ def test_a_bad_file_raises_from_tag_and_is_a_record_from_tag_many(
     assert record.error is not None
     assert record.error.code == "not_media"
     assert record.id is not None  # its bytes could be read
+
+
+@pytest.mark.parametrize(
+    ("path", "code"), [("a\0b.mp4", "vanished"), ("https://example.org/a.mp4", "vanished")]
+)
+def test_what_is_no_path_is_a_failure_like_others(pipeline: Pipeline, path: str, code: str) -> None:
+    with pytest.raises(MediaError) as caught:
+        pipeline.tag(path)
+    assert caught.value.code == code
+    (record,) = pipeline.tag_many([path])
+    assert record.error is not None
+    assert (record.path, record.error.code) == (path, code)
+
+
+def test_slips_of_a_program_are_said(pipeline: Pipeline) -> None:
+    with pytest.raises(ConfigError, match="for one there is tag"):
+        list(pipeline.tag_many("ab"))
+    with pytest.raises(TypeError, match="one in each process"):
+        pickle.dumps(pipeline)
+    with pytest.raises(ConfigError, match="empty name"):
+        Pipeline(cache="")
+
+
+def test_one_setting_has_one_fingerprint() -> None:
+    fingerprint = Sampling().fingerprint()
+    for same in (Sampling(frames_per_second=1), Sampling(max_frames=np.int64(300))):
+        assert same.fingerprint() == fingerprint
+        assert same == Sampling()
 
 
 def test_sound_only_is_tagged_by_sound(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -270,6 +300,9 @@ def test_an_unknown_model_names_the_known_ones() -> None:
         lambda: Selection(threshold=1.5),
         lambda: Sampling(frames_per_second=0),
         lambda: Sampling(max_frames=0),
+        lambda: Sampling(max_frames=1.5),  # type: ignore[arg-type]
+        lambda: Sampling(max_frames=True),
+        lambda: Selection(top_k=1.5),  # type: ignore[arg-type]
         lambda: Sampling(mode="all"),  # type: ignore[arg-type]
     ],
 )
