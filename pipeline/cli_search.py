@@ -11,15 +11,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vtag.cli_progress import say
 from vtag.errors import ConfigError, EnvironmentProblem
 from vtag.table import clock, printable
 
 if TYPE_CHECKING:
+    from vtag.records import Features
     from vtag.search import Hit, Match
     from vtag.similar import Candidate
     from vtag.tagger import Pipeline
@@ -96,6 +97,8 @@ def similar_command(args: argparse.Namespace, open_pipeline: Callable[[], Pipeli
             "sampling in the cache; `vtag extract` with the same flags makes them",
             args,
         )
+    if result.apart:
+        _say(f"{result.apart} of {len(others)} videos {_why_apart(clip.streams)}", args)
     if not result.found:
         _say("nothing to compare with", args)
         return NOTHING_FOUND
@@ -109,7 +112,9 @@ def hit_line(hit: Hit) -> str:
     """One line: how well, which video, and each matching tag with its times."""
     parts = [f"{hit.score:4.2f}", printable(hit.path)]
     if hit.error:
-        parts.append(f"failed: {printable(hit.error[1])} [{printable(hit.error[0])}]")
+        code, message = hit.error
+        why = message.removeprefix(f"{hit.path}: ")  # which stands before it already
+        parts.append(f"failed: {printable(why)} [{printable(code)}]")
     if hit.together:
         parts.append(f"together {_times(hit.together)}")
     shown = [_match(match) for match in hit.matches[:MAX_TAGS]]
@@ -184,6 +189,7 @@ def add_search_commands(
         "--together", action="store_true", help="all at the same moment, not only in one video"
     )
     search.add_argument("--cache", metavar="DIR", help="where the index is (its folder search)")
+    _let_queries_begin_with_minus(search)
 
     similar = command("similar", similar_command, "find videos that look and sound like a clip")
     similar.add_argument("clip", metavar="CLIP")
@@ -208,6 +214,22 @@ def _add_shared(parser: argparse.ArgumentParser, *, default_limit: int) -> None:
         help="videos at most (default: %(default)s; 0 for all)",
     )
     parser.add_argument("--open", action="store_true", help="play the first one, with mpv or VLC")
+
+
+def _let_queries_begin_with_minus(parser: argparse.ArgumentParser) -> None:
+    """`-cat` is a query; what is a flag, or a flag's name behind one `-`, is still none."""
+    of_parser = parser._parse_optional  # tells flags from other words; argparse has no setting
+
+    def parse_optional(arg_string: str) -> Any:
+        word = arg_string
+        known = parser._option_string_actions
+        letters = [name[1] for name in known if len(name) == 2]
+        is_query = word[:1] == "-" and word[1:2] != "-" and len(word) > 2
+        # `-vv` is twice a flag, and `-limit` a slip: as a query it would hide that.
+        is_flag = set(word[1:]) <= set(letters) or f"-{word.partition('=')[0]}" in known
+        return None if is_query and not is_flag else of_parser(word)
+
+    parser._parse_optional = parse_optional  # type: ignore[method-assign]
 
 
 def _libraries(args: argparse.Namespace) -> list[Path]:
@@ -254,6 +276,16 @@ def _advice(words: Sequence[str]) -> str:
     """Why that may be: an operator that was written like a word."""
     plain = [word for word in " ".join(words).split() if word in ("and", "or", "not")]
     return f"; {plain[0]!r} is a word here, the operator is {plain[0].upper()}" if plain else ""
+
+
+def _why_apart(streams: Mapping[str, Features]) -> str:
+    """Why videos whose features are there could not be compared with a clip."""
+    names = {"visual": "pictures", "audio": "sound"}
+    there = [names.get(stream, stream) for stream, own in streams.items() if len(own.rows)]
+    if not there:
+        return "were not compared: the clip has neither pictures nor sound"
+    only = ", and the clip has nothing else" if len(there) == 1 else ""
+    return f"were not compared: they have no {' and no '.join(there)}{only}"
 
 
 def _bar(candidates: Sequence[Candidate], args: argparse.Namespace) -> Iterable[Candidate]:

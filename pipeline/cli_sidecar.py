@@ -22,13 +22,22 @@ _DONE = {"created": "create", "changed": "change", "deleted": "delete"}
 def sidecar_command(args: argparse.Namespace) -> int:
     """Records in, sidecars out; exit status 1 if one failed or a video is gone."""
     from vtag.errors import ConfigError
-    from vtag.sidecar import SidecarConfig, latest_records, write_sidecars, write_tables
+    from vtag.sidecar import (
+        BESIDE,
+        TABLES,
+        SidecarConfig,
+        latest_records,
+        write_sidecars,
+        write_tables,
+    )
 
     # Not argparse's default: that would be added to, not replaced.
-    asked = ",".join(args.format or ["xmp"]).split(",")
+    default = BESIDE if args.remove or args.orphans else BESIDE[:1]
+    asked = ",".join(args.format or default).split(",")
     config = SidecarConfig(
         formats=tuple(dict.fromkeys(asked)),
         remove=args.remove,
+        orphans=args.orphans,
         min_score=args.min_score,
         max_tags=args.max_tags,
         create_nfo=args.create_nfo,
@@ -38,8 +47,11 @@ def sidecar_command(args: argparse.Namespace) -> int:
     results = Path(args.results)
     folders = [Path(args.base)] if args.base else [Path(), results.parent]
     out = Path(args.out) if args.out else results.parent
-    if not out.is_dir():
-        raise ConfigError(f"{out}: is no folder; make it first, or name another one with --out")
+    if config.tables and out.exists() and not out.is_dir():
+        raise ConfigError(f"{out}: is no folder; name another one with --out")
+    left = [one for one in config.formats if one in TABLES and one not in config.tables]
+    if left and not args.quiet:
+        say(f"a table is left as it is, delete it yourself if you want ({', '.join(left)})")
     beside = write_sidecars(latest_records(results), config, folders=folders)
     counts = _told(beside, config, quiet=args.quiet)
     # Consumed above to the end: a problem of the tables (exit status 3) comes after the rest.
@@ -55,9 +67,14 @@ def add_sidecar_command(command: Callable[..., argparse.ArgumentParser]) -> None
         "--format",
         action="append",
         metavar="|".join(FORMATS),
-        help="several with commas; default: xmp",
+        help="several with commas; default: xmp, and with --remove or --orphans xmp,nfo,vtt",
     )
     add("--remove", action="store_true", help="take out what vtag wrote, and nothing else")
+    add(
+        "--orphans",
+        action="store_true",
+        help="only delete sidecars that vtag alone wrote and whose video is gone",
+    )
     add("--dry-run", action="store_true", help="print what would be done, do nothing")
     add("--min-score", type=float, default=0.0, metavar="X", help="leave out tags below X")
     add("--max-tags", type=int, metavar="N", help="the first N tags of a record only")
@@ -100,11 +117,20 @@ def _finish(counts: Counter[str], config: SidecarConfig, *, quiet: bool) -> int:
     would = "would be " if config.dry_run else ""
     parts = [f"{counts[what]} {would}{what}" for what in _DONE]
     parts += [f"{counts['unchanged']} unchanged", f"{counts['nothing']} not needed"]
-    for what, text in (("gone", "videos gone"), ("untagged", "without tags by the run")):
+    for what, text in (
+        ("gone", "videos gone"),
+        ("orphan", "without their video"),
+        ("untagged", "without tags by the run"),
+    ):
         if counts[what]:
             parts.append(f"{counts[what]} {text}")
     parts.append(f"{counts['failed']} failed")
     bad = counts["failed"] + counts["gone"]
     if not quiet or bad:
         say(f"{counts.total()} files: {', '.join(parts)}")
+    if counts["orphan"] and not quiet:
+        say(
+            f"{counts['orphan']} sidecars of vtag are left of videos that were moved or deleted; "
+            "the same command with --orphans deletes them, and --dry-run shows which"
+        )
     return 1 if bad else 0

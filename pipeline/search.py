@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -215,7 +215,7 @@ class _Search:
                 "SELECT name FROM labels WHERE id = ?", (tag.label,)
             ).fetchone()
         id_, name, _ = json.loads(self._names[tag.label])
-        sources = [s for s, bit in SOURCE_BITS.items() if tag.sources & bit]
+        sources = [s for s in get_args(Stream) if tag.sources & SOURCE_BITS[s]]
         return Match(
             id_,
             name,

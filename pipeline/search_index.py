@@ -31,7 +31,7 @@ from vtag.storage import make_private_folder, reason
 
 log = logging.getLogger(__name__)
 
-VERSION: Final = 1  # of the tables; part of the name, so two versions of vtag do not meet
+VERSION: Final = 2  # of the tables; part of the name, so two versions of vtag do not meet
 BUSY_SECONDS: Final = 120.0  # longer than a million records take another process
 _EDGE_BYTES: Final = 4096
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from vtag.records import Stream
 from vtag.search_tree import (
     After,
     And,
@@ -20,6 +19,7 @@ from vtag.search_tree import (
     Node,
     Not,
     Or,
+    Origin,
     Score,
     Sign,
     Source,
@@ -28,7 +28,7 @@ from vtag.search_tree import (
     Words,
 )
 
-SOURCE_BITS: Final[dict[Stream, int]] = {"visual": 1, "audio": 2}
+SOURCE_BITS: Final[dict[Origin, int]] = {"visual": 1, "audio": 2, "person": 4}
 
 Span = tuple[float, float]  # [start, end) in seconds
 
@@ -174,7 +174,7 @@ def fits(
     if isinstance(node, Score):
         return compare(tag.score, node.sign, node.value) == wanted
     if isinstance(node, Source):
-        return bool(tag.sources & SOURCE_BITS[node.stream]) == wanted
+        return bool(tag.sources & SOURCE_BITS[node.origin]) == wanted
     if segment is None:
         return False
     if isinstance(node, After):

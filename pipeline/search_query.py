@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Final, Literal, cast
 
 from vtag.errors import ConfigError
-from vtag.records import Stream
 from vtag.search_tree import (
     After,
     And,
@@ -25,6 +24,7 @@ from vtag.search_tree import (
     Node,
     Not,
     Or,
+    Origin,
     Score,
     Sign,
     Source,
@@ -46,8 +46,8 @@ class QueryError(ConfigError):
         self.at = at
 
 
-_SOURCES: Final[dict[str, Stream]] = {
-    "audio": "audio", "heard": "audio", "visual": "visual", "seen": "visual",
+_SOURCES: Final[dict[str, Origin]] = {
+    "audio": "audio", "heard": "audio", "visual": "visual", "seen": "visual", "person": "person",
 }  # fmt: skip
 _FIELDS: Final = (
     "tag", "category", "source", "score", "after", "before", "path", "status", "duration",
@@ -229,7 +229,9 @@ def _filter(name: _Token, value: _Token) -> Node:
         return _words(value, cast(Field, field))
     if field == "source":
         if text.lower() not in _SOURCES:
-            raise QueryError(at, f"a source is seen (visual) or heard (audio), not {text!r}")
+            raise QueryError(
+                at, f"a source is seen (visual), heard (audio) or person, not {text!r}"
+            )
         return Source(_SOURCES[text.lower()])
     if field == "status":
         if text.lower() not in ("ok", "failed"):

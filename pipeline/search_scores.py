@@ -166,7 +166,7 @@ def _fitting(node: Node, rows: NDArray[Any], *, wanted: bool) -> Mask:
         every = isinstance(node, And) == wanted
         return cast(Mask, (np.logical_and if every else np.logical_or).reduce(parts))
     if isinstance(node, Source):
-        return cast(Mask, ((rows["sources"] & SOURCE_BITS[node.stream]) != 0) == wanted)
+        return cast(Mask, ((rows["sources"] & SOURCE_BITS[node.origin]) != 0) == wanted)
     if isinstance(node, Score):
         field, sign, limit = "score", node.sign, node.value
     elif isinstance(node, After):

@@ -18,13 +18,13 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 import numpy as np
 
 from vtag.search_match import SOURCE_BITS, StoredTag
-from vtag.search_tree import count_words
+from vtag.search_tree import Origin, count_words
 
 _BATCH: Final = 10_000  # records that are written at once; some 50 MB
 
@@ -87,9 +87,10 @@ class Writer:
             "duration": duration,
             "error": None if error is None else [str(error["code"]), str(error["message"])],
         }
+        by_person = frozenset((record.get("corrections") or {}).get("added", ()))
         tags: dict[int, StoredTag] = {}
         for tag in record["tags"]:
-            stored = self._stored(tag)
+            stored = self._stored(tag, by_person)
             tags[stored.label] = _united(tags.get(stored.label), stored)
         number = self._first + len(self._videos)
         self._write_video(number, record["path"], json.dumps(facts), tags_to_text(tags.values()))
@@ -144,11 +145,14 @@ class Writer:
             "INSERT INTO path_words (rowid, path) VALUES (?, ?)", (number, plain(path))
         )
 
-    def _stored(self, tag: dict[str, Any]) -> StoredTag:
+    def _stored(self, tag: dict[str, Any], by_person: Collection[str]) -> StoredTag:
+        sources: set[Origin] = {*tag["sources"]}
+        if tag["id"] in by_person:
+            sources.add("person")
         return StoredTag(
             self._label(str(tag["id"]), str(tag["name"]), tuple(map(str, tag["categories"]))),
             _finite(tag["score"]),
-            sum({SOURCE_BITS[source] for source in tag["sources"]}),
+            sum(SOURCE_BITS[source] for source in sources),
             tuple(
                 (_finite(s["start"]), _finite(s["end"]), _finite(s["score"]))
                 for s in tag["segments"]

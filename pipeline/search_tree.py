@@ -6,10 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from vtag.records import Stream
-
 Field = Literal["any", "tag", "category", "path"]
 Sign = Literal[">", ">=", "<", "<="]
+Origin = Literal["visual", "audio", "person"]  # a stream, or somebody who added the tag
 
 # A word that is only in the file's name counts like a tag of this score: somebody chose the
 # name, but it says nothing of when, and names like "new folder" say nothing at all.
@@ -51,9 +50,9 @@ class Score:
 
 @dataclass(frozen=True)
 class Source:
-    """The tag was found in this stream (too)."""
+    """The tag was found in this stream (too), or a person added it."""
 
-    stream: Stream
+    origin: Origin
 
 
 @dataclass(frozen=True)

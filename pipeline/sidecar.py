@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,14 +24,17 @@ from vtag.sidecar_change import Change, tags_of
 from vtag.sidecar_files import (
     Existing,
     Siblings,
+    existing_nfo,
     find_video,
     look,
+    may_hold_ours,
     nfo_place,
     put,
     webvtt_place,
     xmp_places,
 )
 from vtag.sidecar_nfo import merge_nfo, remove_nfo
+from vtag.sidecar_orphans import orphans_in
 from vtag.sidecar_tables import Row, rows, write_table
 from vtag.sidecar_webvtt import Kind, merge_webvtt, remove_webvtt
 from vtag.sidecar_xml import Unmergeable
@@ -49,6 +53,7 @@ What = Literal[
     "unchanged",  # holds already what it is to hold
     "nothing",  # no file, and none is needed
     "gone",  # there is no such video any more
+    "orphan",  # made by vtag, and its video is gone; `remove` and `orphans` delete it
     "untagged",  # the run could not tag it; its sidecars are left as they are
     "failed",
 ]
@@ -62,7 +67,8 @@ class SidecarConfig:
 
     Attributes:
         formats: of `BESIDE` and `TABLES`.
-        remove: take out what vtag wrote instead, in the formats of `BESIDE`.
+        remove: take out what vtag wrote instead, in the formats of `BESIDE`; tables stay.
+        orphans: only delete sidecars that vtag alone wrote and whose video is gone.
         min_score: tags below it are left out (the record's own thresholds hold anyway).
         max_tags: so many per video at most, the best ones; None for all.
         create_nfo: make a .nfo where there is none.
@@ -72,6 +78,7 @@ class SidecarConfig:
 
     formats: tuple[str, ...] = ("xmp",)
     remove: bool = False
+    orphans: bool = False
     min_score: float = 0.0
     max_tags: int | None = None
     create_nfo: bool = False
@@ -85,12 +92,18 @@ class SidecarConfig:
                 raise ConfigError(f"--format is one of {', '.join(known)}, not {one!r:.40}")
         if not self.formats:
             raise ConfigError(f"--format needs at least one of {', '.join(known)}")
-        if self.remove and set(self.formats) & set(TABLES):
-            raise ConfigError("--remove is about files beside the videos; delete a table yourself")
+        if self.remove and self.orphans:
+            raise ConfigError("--remove deletes the orphans too: leave out --orphans")
         if not 0 <= self.min_score <= 1:
             raise ConfigError(f"--min-score is between 0 and 1, not {self.min_score}")
         if self.max_tags is not None and self.max_tags < 1:
             raise ConfigError(f"--max-tags is 1 or more, not {self.max_tags}")
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The tables that are to be written."""
+        takes_out = self.remove or self.orphans
+        return () if takes_out else tuple(one for one in self.formats if one in TABLES)
 
     def selected(self, record: Mapping[str, Any]) -> list[Tag]:
         """The tags of a record that are to be written, in its order; raises ValueError."""
@@ -134,6 +147,8 @@ def write_sidecars(
 ) -> Iterator[Outcome]:
     """Writes, or removes, the files beside the videos; one outcome per video and format.
 
+    Then the orphans in the folders of these videos, one outcome each.
+
     Args:
         records: as `latest_records` gives them.
         folders: below which relative paths are looked for, in this order.
@@ -143,14 +158,21 @@ def write_sidecars(
     """
     formats = [one for one in config.formats if one in BESIDE]
     siblings = Siblings()
+    visited: dict[str, Path] = {}  # without a folder that has two names twice
     for record in records if formats else ():
         video = find_video(record["path"], folders)
+        for folder in _folders_of(record["path"], video, folders):
+            visited.setdefault(os.path.realpath(folder), folder)
+        if config.orphans:
+            continue
         if video is None:
             yield Outcome("gone", Path(record["path"]))
         elif record["status"] != "ok" and not config.remove:
             yield Outcome("untagged", video)
         else:
             yield from _sidecars_of(video, record, formats, config, siblings)
+    for folder in visited.values():
+        yield from _orphans_of(folder, formats, config)
 
 
 def write_tables(results: Path, config: SidecarConfig, *, out: Path) -> Iterator[Outcome]:
@@ -158,8 +180,19 @@ def write_tables(results: Path, config: SidecarConfig, *, out: Path) -> Iterator
 
     Raises:
         EnvironmentProblem: pyarrow is not installed.
+        ConfigError: there are no such results.
         OutputError: a file can not be written, is none of vtag, or a record is damaged.
     """
+    if not config.tables:
+        return
+    next(read_records(results), None)  # no folder for results that can not be read
+    if not config.dry_run:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise OutputError(
+                f"{out}: can not be made ({reason(err)}); choose another folder with --out"
+            ) from err
 
     def table() -> Iterator[Row]:
         for record in latest_records(results):
@@ -168,15 +201,14 @@ def write_tables(results: Path, config: SidecarConfig, *, out: Path) -> Iterator
             except ValueError as err:
                 raise OutputError(f"{results}: {_told(record['path'], err)}") from err
 
-    for one in config.formats:
-        if one in TABLES:
-            path = out / f"{results.stem}.{one}"
-            if path == results:
-                raise ConfigError(f"{results}: the table would replace the results; use --out")
-            was_there = path.exists()
-            changed = write_table(path, one, table, dry_run=config.dry_run)
-            what: What = "unchanged" if not changed else "changed" if was_there else "created"
-            yield Outcome(what, path, one)
+    for one in config.tables:
+        path = out / f"{results.stem}.{one}"
+        if path == results:
+            raise ConfigError(f"{results}: the table would replace the results; use --out")
+        was_there = path.exists()
+        changed = write_table(path, one, table, dry_run=config.dry_run)
+        what: What = "unchanged" if not changed else "changed" if was_there else "created"
+        yield Outcome(what, path, one)
 
 
 def _sidecars_of(
@@ -197,15 +229,52 @@ def _sidecars_of(
         places: list[Path] = [video]
         try:
             yield from steps[one](video, tags, config, siblings, places)
-        except Unmergeable as err:
-            yield Outcome("failed", places[-1], one, why=str(err))
-        except OSError as err:
-            if err.errno in _HOPELESS:
-                raise OutputError(
-                    f"{places[-1]}: can not be written ({reason(err)}); "
-                    f"the same command goes on from there"
-                ) from err
-            yield Outcome("failed", places[-1], one, why=reason(err))
+        except (Unmergeable, OSError) as err:
+            failed = _failed(places[-1], one, err)
+            # What others made, and vtag can not read, is no obstacle to taking its own out.
+            nothing = config.remove and not may_hold_ours(places[-1])
+            yield Outcome("unchanged", places[-1], one) if nothing else failed
+
+
+def _folders_of(path: str, video: Path | None, folders: Sequence[Path]) -> list[Path]:
+    """Where a record's sidecars are, also when its video is gone."""
+    if video is not None:
+        return [video.parent]
+    try:
+        return [one for one in ((base / path).parent for base in folders) if one.is_dir()]
+    except (OSError, ValueError):  # a name that no file can have
+        return []
+
+
+def _orphans_of(folder: Path, formats: Sequence[str], config: SidecarConfig) -> Iterator[Outcome]:
+    """The sidecars in a folder whose video is gone: told, or deleted."""
+    removing = config.remove or config.orphans
+    try:
+        found = list(orphans_in(folder, formats))
+    except OSError as err:
+        if removing:
+            yield Outcome("failed", folder, why=reason(err))
+        return
+    for orphan in found:
+        path = orphan.existing.path
+        try:
+            if removing:
+                yield _done(orphan.existing, orphan.change, orphan.format, config)
+            else:
+                yield Outcome("orphan", path, orphan.format)
+        except (Unmergeable, OSError) as err:
+            yield _failed(path, orphan.format, err)
+
+
+def _failed(path: Path, format_: str, err: Unmergeable | OSError) -> Outcome:
+    """The outcome; raises OutputError where all that follows would fail too."""
+    if isinstance(err, Unmergeable):
+        return Outcome("failed", path, format_, why=str(err))
+    if err.errno in _HOPELESS:
+        raise OutputError(
+            f"{path}: can not be written ({reason(err)}); the same command goes on from there"
+        ) from err
+    return Outcome("failed", path, format_, why=reason(err))
 
 
 def _xmp(
@@ -233,7 +302,7 @@ def _xmp(
 def _nfo(
     video: Path, tags: list[Tag], config: SidecarConfig, siblings: Siblings, places: list[Path]
 ) -> Iterator[Outcome]:
-    places.append(video.with_suffix(".nfo"))
+    places.append(existing_nfo(video) or video.with_name(f"{video.stem}.nfo"))
     place = nfo_place(video, siblings, create=config.create_nfo and not config.remove)
     if place is None:
         yield Outcome("nothing", places[-1], "nfo")

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,7 @@ from vtag.sidecar_xmp import extension_served
 from vtag.storage import open_regular, remove, write_whole
 
 # Files that go with a video of the same stem, and that `clip.xmp` is not about.
-_COMPANIONS: Final = frozenset(
+COMPANIONS: Final = frozenset(
     (".xmp", ".nfo", ".xml", ".json", ".txt", ".csv", ".md5", ".sha256", ".thm", ".bak")
 ) | {".vtt", ".srt", ".ass", ".ssa", ".sub", ".idx", ".sup"}
 
@@ -57,16 +58,22 @@ def look(path: Path) -> Existing:
     """The file at `path`.
 
     Raises:
-        OSError: it is a symbolic link or no regular file, or can not be read.
-        Unmergeable: it is too large to be a sidecar.
+        OSError: it can not be read.
+        Unmergeable: it is a symbolic link or no regular file, or too large to be a sidecar.
     """
     if not os.path.lexists(path):
         return Existing(path, None)
+    mode = os.lstat(path).st_mode
+    if stat.S_ISLNK(mode):
+        raise Unmergeable(
+            "is a symbolic link, which vtag does not follow; put the file itself there, or "
+            "remove the link"
+        )
+    if not stat.S_ISREG(mode):
+        raise Unmergeable("is no regular file; move it away")
     with open_regular(path) as file:
         state = _state(os.fstat(file.fileno()))
-        data = b""
-        while len(data) <= MAX_BYTES and (more := file.read(MAX_BYTES + 1 - len(data))):
-            data += more
+        data = _content(file)
     if len(data) > MAX_BYTES:
         raise Unmergeable(f"is larger than {MAX_BYTES >> 20} MB and was not read")
     return Existing(path, data, state)
@@ -89,6 +96,23 @@ def put(existing: Existing, data: bytes | None) -> None:
         write_whole(path, data, mode=None)
     elif existing.data is not None:
         remove(path)
+
+
+def may_hold_ours(path: Path) -> bool:
+    """Whether vtag may have written into the file, or into the one that a link there leads to.
+
+    Whatever it writes bears its name, in each format; a file without that, readable as XML or
+    not, has nothing to take out. True where that can not be told.
+    """
+    try:
+        with open_regular(Path(os.path.realpath(path))) as file:
+            data = _content(file)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    # UTF-16 has a zero between two letters.
+    return len(data) > MAX_BYTES or b"vtag" in data.replace(b"\0", b"")
 
 
 def find_video(path: str, folders: Sequence[Path]) -> Path | None:
@@ -124,7 +148,7 @@ def xmp_places(video: Path, siblings: Siblings) -> tuple[Path, list[Path]]:
     if said is not None:
         serves = said.lower().lstrip(".") == video.suffix.lower().lstrip(".")
     else:
-        serves = siblings.suffixes(video) <= _COMPANIONS
+        serves = siblings.suffixes(video) <= COMPANIONS
     return (shared, []) if serves else (video.with_name(f"{video.name}.xmp"), [shared])
 
 
@@ -135,7 +159,7 @@ def nfo_place(video: Path, siblings: Siblings, *, create: bool) -> Path | None:
         OSError: the folder can not be read.
         Unmergeable: the file is that of several videos.
     """
-    path = _existing(video, f"{video.stem}.nfo", f"{video.stem}.NFO")
+    path = existing_nfo(video)
     if path is None and not create:
         return None
     others = siblings.suffixes(video) & (VIDEO_SUFFIXES | AUDIO_SUFFIXES)
@@ -144,9 +168,22 @@ def nfo_place(video: Path, siblings: Siblings, *, create: bool) -> Path | None:
     return path or video.with_name(f"{video.stem}.nfo")
 
 
+def existing_nfo(video: Path) -> Path | None:
+    """The .nfo that has the name of the video; None where there is none."""
+    return _existing(video, f"{video.stem}.nfo", f"{video.stem}.NFO")
+
+
 def webvtt_place(video: Path) -> Path:
     """The track of a video; `.vtag` keeps it apart from its subtitles."""
     return video.with_name(f"{video.name}.vtag.vtt")
+
+
+def _content(file: FileIO) -> bytes:
+    """All of a file, or its first `MAX_BYTES` + 1 bytes."""
+    data = b""
+    while len(data) <= MAX_BYTES and (more := file.read(MAX_BYTES + 1 - len(data))):
+        data += more
+    return data
 
 
 def _existing(video: Path, *names: str) -> Path | None:

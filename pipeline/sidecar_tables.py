@@ -174,6 +174,11 @@ def write_table(
 
 
 def _check_own(path: Path, kind: str) -> None:
+    if path.is_symlink():
+        raise OutputError(
+            f"{path}: is a symbolic link, which vtag does not follow; remove the link, or choose "
+            f"another folder with --out"
+        )
     with open_regular(path) as file:
         if kind == "csv":
             head = next(csv_chunks(()))

@@ -72,11 +72,20 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The most alike first; `missing` are the videos that have no features in the cache."""
+    """The most alike first, and how many videos there were.
+
+    Attributes:
+        found: the most alike first.
+        compared: with how many videos the clip was compared.
+        missing: those that have no features in the cache.
+        apart: those whose features are there, without rows of any stream that the clip has: a
+            silent video and a clip of sound alone.
+    """
 
     found: tuple[Neighbour, ...]
     compared: int
     missing: int
+    apart: int
 
 
 def direction(features: Features) -> Direction | None:
@@ -145,28 +154,34 @@ def nearest(
     }
     memo = Memo(default_index_folder() if folder is None else folder)
     found: list[Neighbour] = []
-    compared = missing = 0
+    compared = missing = apart = 0
     remaining = iter(candidates)
     while group := list(islice(remaining, _AT_ONCE)):
         cosines: list[dict[str, float]] = [{} for _ in group]
+        without_rows = [0] * len(group)  # of the clip's streams
         for stream, (made_by, own) in clip.items():
             rule = sampling.fingerprint() if stream == "visual" else SOUND_RULE
             keys = [FeatureCache.key(c.content_id, made_by, rule) for c in group]
             known = memo.directions(keys, cache, len(own))
-            at = [number for number, key in enumerate(keys) if key in known]
+            own_of = [known.get(key) for key in keys]
+            at = [number for number, one in enumerate(own_of) if one is not None]
+            for number, key in enumerate(keys):
+                without_rows[number] += key in known and known[key] is None
             if at:
-                rows = np.stack([known[keys[number]] for number in at]).astype(np.float32)
+                rows = np.stack([one for one in own_of if one is not None]).astype(np.float32)
                 for number, cosine in zip(at, (rows @ own).tolist(), strict=True):
                     cosines[number][stream] = min(1.0, cosine)
-        for candidate, alike in zip(group, cosines, strict=True):
+        for candidate, alike, empty in zip(group, cosines, without_rows, strict=True):
             if alike:
                 compared += 1
                 found.append(Neighbour(candidate, sum(alike.values()) / len(alike), alike))
+            elif empty == len(clip):
+                apart += 1
             else:
                 missing += 1
         found.sort(key=lambda neighbour: -neighbour.similarity)  # stable: equals keep their order
         del found[limit:]
-    return Neighbours(tuple(found), compared, missing)
+    return Neighbours(tuple(found), compared, missing, apart)
 
 
 class Memo:
@@ -185,18 +200,26 @@ class Memo:
 
     def directions(
         self, keys: Sequence[str], cache: FeatureCache, size: int
-    ) -> dict[str, Direction]:
-        """Key to direction of those videos whose features are remembered or in the cache."""
-        known = dict(self._recall(keys, size))
+    ) -> dict[str, Direction | None]:
+        """Key to direction of those videos whose features are remembered or in the cache.
+
+        None for features that have no direction: the video lacks the stream. That is not
+        remembered; the entry in the cache says it at once.
+        """
+        known: dict[str, Direction | None] = dict(self._recall(keys, size))
         made: dict[str, Direction] = {}
         for key in keys:
-            entry = None if key in known or key in made else cache.get(key)
-            own = None if entry is None else direction(entry.features)
-            if own is not None and own.shape == (size,):
-                made[key] = own
+            entry = None if key in known else cache.get(key)
+            if entry is None:
+                continue
+            own = direction(entry.features)
+            if own is None:
+                known[key] = None
+            elif own.shape == (size,):
+                known[key] = made[key] = own
         if made:
             self._remember(made)
-        return {**known, **made}
+        return known
 
     def _recall(self, keys: Sequence[str], size: int) -> Iterator[tuple[str, Direction]]:
         marks = ", ".join("?" * len(keys))

@@ -77,7 +77,7 @@ GROUPS: dict[str, tuple[str, str]] = {
         "errors base store child models stream sidecar",
     ),
     "sidecar": (
-        "sidecar sidecar_files sidecar_change sidecar_nfo "
+        "sidecar sidecar_files sidecar_change sidecar_nfo sidecar_orphans "
         "sidecar_webvtt sidecar_xml sidecar_xmp sidecar_tables",
         "errors base store discover table",
     ),

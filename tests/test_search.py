@@ -173,6 +173,26 @@ class TestAnswers:
         assert (match.score, match.sources) == (0.9, ("visual", "audio"))
         assert [(s.start, s.end) for s in match.segments] == [(5, 6)]
 
+    def test_a_tag_that_a_person_added_is_found_by_that(self, tmp_path: Path, folder: Path) -> None:
+        corrections = {"time": "2026-01-01T00:00:00+00:00", "removed": [], "added": ["x cat"]}
+        mine = {**tag("cat", 1.0), "sources": []}
+        library = write(
+            tmp_path / "t.jsonl",
+            {**record("mine", mine, tag("dog")), "corrections": corrections},
+            record("model", tag("cat"), tag("dog")),
+        )
+        for query, found in [
+            ("source:person", ["mine"]),
+            ("cat source:person", ["mine"]),
+            ("dog source:person", []),
+            ("cat NOT source:person", ["model"]),
+            ("source:seen cat", ["model"]),
+            ("cat (source:seen OR source:person)", ["mine", "model"]),
+        ]:
+            assert paths(query, library, folder) == found, query
+        (hit,) = search("cat source:person", [library], folder=folder).hits
+        assert hit.matches[0].sources == ()  # as in the record
+
     def test_several_libraries_are_one(self, tmp_path: Path, folder: Path) -> None:
         first = write(tmp_path / "1.jsonl", record("a", tag("dog", 0.5)), record("b", tag("dog")))
         second = write(tmp_path / "2.jsonl", record("c", tag("dog", 0.7)))
@@ -320,6 +340,7 @@ class TestUpToDate:
             json.dumps(record("x", tag("dog"))).replace("0.9", "1e999"),
             json.dumps(record("x", tag("dog"))).replace("visual", "smelled"),
             json.dumps({**record("x"), "tags": 3}),
+            json.dumps({**record("x"), "corrections": {"added": 3}}),
         ],
     )
     def test_a_damaged_line_is_an_error_and_what_was_indexed_stays(

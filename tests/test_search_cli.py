@@ -153,7 +153,23 @@ class TestSearch:
 
     def test_failed_ones_say_why(self, library: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert vtag("search", "status:failed") == 0
-        assert capsys.readouterr().out == "1.00  bad.mp4  failed: bad.mp4: no [corrupt]\n"
+        assert capsys.readouterr().out == "1.00  bad.mp4  failed: no [corrupt]\n"
+
+    @pytest.mark.parametrize(
+        "argv", [["-dog"], ["-dog", "beach"], ["beach", "-dog"], ["--", "-dog"], ["-d*"], ["-hat"]]
+    )
+    def test_a_query_may_begin_with_minus(
+        self, argv: list[str], library: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Also with the letter of a flag, as -h."""
+        write(library, record("a dog.mp4", tag("dog"), tag("hat")), record("c.mp4", tag("beach")))
+        assert vtag("search", "--limit", "1", *argv) == 0
+        assert capsys.readouterr().out.split()[1] == "c.mp4"
+
+    @pytest.mark.parametrize("slip", ["-limit", "-json", "-qh", "-hq", "--dog"])
+    def test_flags_and_slips_in_them_are_no_queries(self, slip: str, library: Path) -> None:
+        with pytest.raises(SystemExit):
+            vtag("search", "dog", slip)
 
     def test_hostile_names_can_not_drive_the_terminal(
         self, library: Path, capsys: pytest.CaptureFixture[str]
@@ -289,6 +305,23 @@ class TestSimilar:
         assert "1 of 3 videos have no features" in capsys.readouterr().err
         write(library, record("new.mp4"))
         assert vtag("similar", "clip.mp4", pipeline=pipeline) == 1
+
+    def test_those_that_lack_the_streams_of_the_clip_are_told_apart(
+        self, pipeline: KnownFeatures, library: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Their features are made: `vtag extract` would find nothing more."""
+        append(library, record("mute.mp4"), record("new.mp4"))
+        rule = pipeline.sampling.fingerprint()
+        nothing = Features(np.zeros((0, 2), np.float16), np.zeros(0), "net@1")
+        key = FeatureCache.key("sha256:mute.mp4", "net@1", rule)
+        pipeline.cache.put(key, CacheEntry(nothing, {}))
+        assert vtag("similar", "clip.mp4", pipeline=pipeline) == 0
+        err = capsys.readouterr().err
+        assert "1 of 4 videos have no features" in err
+        assert (
+            "1 of 4 videos were not compared: they have no pictures, and the clip has nothing else"
+            in err
+        )
 
     def test_it_plays_the_nearest(self, pipeline: KnownFeatures, player: Path) -> None:
         assert vtag("similar", "clip.mp4", "--open", pipeline=pipeline) == 0

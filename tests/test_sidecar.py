@@ -208,8 +208,10 @@ def test_what_is_gone_or_broken_is_told_and_the_rest_done(
     assert told.out == f"created\t{library / 'good.mp4.xmp'}\n"
     assert "\x1b" not in told.err
     assert re.search(r"broken\.mp4\.xmp: is no well-formed XML \(line 1", told.err)
-    assert re.search(r"linked\.mp4\.xmp: .*link", told.err)
-    assert "pipe.mp4.xmp: is not a regular file" in told.err
+    assert re.search(
+        r"linked\.mp4\.xmp: is a symbolic link, .*; put the file itself there, or remove", told.err
+    )
+    assert "pipe.mp4.xmp: is no regular file; move it away" in told.err
     assert "odd.mp4: the record of odd.mp4 is damaged" in told.err
     assert told.err.count("is gone") == 4
     assert told.err.endswith(
@@ -218,6 +220,72 @@ def test_what_is_gone_or_broken_is_told_and_the_rest_done(
     )
     assert (library / "secret").read_text() == DIGIKAM
     assert (library / "broken.mp4.xmp").read_text() == "<x"
+
+
+def test_no_folder_is_made_for_results_that_are_not_there(
+    library: Path, sidecar: Callable[..., int], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="can not be read"):
+        sidecar("--format", "csv", "--out", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_remove_takes_out_every_format_and_leaves_tables(
+    library: Path, sidecar: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_video(library / "clip.mp4")
+    put_video(library / "film.mp4")
+    (library / "film.nfo").write_text(MOVIE)
+    put_records(library, record("clip.mp4", DOG), record("film.mp4", BEACH))
+    before = contents(library)
+    assert sidecar("--format", "xmp,nfo,vtt,csv") == 0
+    table = {"tags.csv": (library / "tags.csv").read_bytes()}
+    assert len(contents(library)) == len(before) + 5
+    capsys.readouterr()
+    assert sidecar("--remove", "--dry-run") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert sidecar("--remove", "--format", "csv") == 0  # nothing beside the videos
+    assert "a table is left as it is, delete it yourself if you want (csv)" in (
+        capsys.readouterr().err
+    )
+    assert len(contents(library)) == len(before) + 5
+    assert sidecar("--remove") == 0
+    assert contents(library) == before | table
+    assert "a table" not in capsys.readouterr().err
+    assert sidecar("--format", "xmp,csv") == 0
+    assert sidecar("--remove", "--format", "xmp,csv,parquet", "--out", "nowhere") == 0
+    assert "(csv, parquet)" in capsys.readouterr().err
+    assert contents(library) == before | table
+
+
+def test_what_others_made_is_no_obstacle_to_remove(
+    library: Path, sidecar: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without --format nobody asked about these files, and there is nothing of vtag in them."""
+    for name in ("odd.mp4", "two.mp4", "two.mkv", "link.mp4", "ours.mp4", "ours.mkv"):
+        put_video(library / name)
+    (library / "odd.nfo").write_text("https://example.org/movie")
+    (library / "odd.mp4.vtag.vtt").write_text("WEBVTT\n\nby somebody")
+    (library / "odd.mp4.xmp").write_bytes("<x".encode("utf-16"))
+    (library / "two.nfo").write_text(MOVIE)
+    (library / "elsewhere.nfo").write_text(MOVIE)
+    (library / "link.nfo").symlink_to("elsewhere.nfo")
+    (library / "link.mp4.xmp").symlink_to("nothing")
+    put_records(library, *(record(name) for name in ("odd.mp4", "two.mp4", "link.mp4")))
+    before = contents(library)
+    assert sidecar("--remove") == 0
+    assert contents(library) == before
+    # What bears vtag's name is told, whatever keeps it from being taken out.
+    (library / "elsewhere.nfo").write_text(MOVIE.replace("<tag>", '<tag source="vtag">'))
+    (library / "ours.NFO").write_bytes((library / "elsewhere.nfo").read_bytes())
+    (library / "odd.mp4.xmp").write_bytes("<vtag".encode("utf-16"))
+    put_records(library, record("link.mp4"), record("ours.mp4"), record("odd.mp4"))
+    capsys.readouterr()
+    assert sidecar("--remove") == 1
+    told = capsys.readouterr().err
+    assert "link.nfo: is a symbolic link" in told
+    assert "odd.mp4.xmp: is no well-formed XML" in told
+    assert "ours.NFO: is that of ours.mp4 and of ours.mkv alike" in told
 
 
 def test_no_tags_take_earlier_ones_out(library: Path) -> None:
@@ -276,11 +344,22 @@ def test_tables_hold_what_is_gone_too(
     assert sidecar("--format", "csv", "-q") == 0
     assert capsys.readouterr() == ("", "")
     out = tmp_path / "out"
+    deep = out / "new"
+    assert sidecar("--format", "csv", "--out", str(deep), "--dry-run") == 0
+    assert capsys.readouterr().out == f"would create\t{deep / 'tags.csv'}\n"
+    assert not out.exists()
+    assert sidecar("--format", "csv", "--out", str(deep)) == 0
+    assert (deep / "tags.csv").read_text().splitlines() == lines
+    out = deep / "tags.csv"
     with pytest.raises(ConfigError, match="is no folder"):
         sidecar("--format", "csv", "--out", str(out))
-    out.mkdir()
-    assert sidecar("--format", "csv", "--out", str(out), "--dry-run") == 0
-    assert capsys.readouterr().out == f"would create\t{out / 'tags.csv'}\n"
+    with pytest.raises(OutputError, match=r"tags\.csv/new: can not be made"):
+        sidecar("--format", "csv", "--out", str(out / "new"))
+    (library / "tags.csv").unlink()
+    (library / "tags.csv").symlink_to(deep / "tags.csv")
+    with pytest.raises(OutputError, match=r"is a symbolic link.*remove the link"):
+        sidecar("--format", "csv")
+    (library / "tags.csv").unlink()
     put_records(library, record("x.mp4", tags=3))
     with pytest.raises(OutputError, match=r"the record of x\.mp4 is damaged"):
         sidecar("--format", "csv")
@@ -291,7 +370,7 @@ def test_tables_hold_what_is_gone_too(
     [
         {"formats": ("xml",)},
         {"formats": ()},
-        {"formats": ("csv",), "remove": True},
+        {"remove": True, "orphans": True},
         {"min_score": 1.5},
         {"min_score": float("nan")},
         {"max_tags": 0},
@@ -361,6 +440,136 @@ def test_the_later_record_of_a_path_counts(library: Path) -> None:
         (r["path"], len(r["tags"][0]["segments"])) for r in latest_records(library / "tags.jsonl")
     ]
     assert found == [("b", 2), ("a", 1)]
+
+
+# -- orphans --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def moved(library: Path, sidecar: Callable[..., int]) -> dict[str, bytes]:
+    """bird.mp4, with sidecars of all kinds, is vogel.mp4 now, and the records say so.
+
+    Returns what the folder holds.
+    """
+    put_video(library / "bird.mp4")
+    put_records(library, record("bird.mp4", DOG))
+    assert sidecar("--format", "xmp,nfo,vtt", "--create-nfo") == 0
+    (library / "bird.mp4").rename(library / "vogel.mp4")
+    put_records(library, record("vogel.mp4", DOG))
+    return contents(library)
+
+
+ORPHANS = {"bird.mp4.xmp", "bird.mp4.vtag.vtt", "bird.nfo"}
+
+
+def test_sidecars_of_a_moved_video_are_told(
+    library: Path,
+    sidecar: Callable[..., int],
+    moved: dict[str, bytes],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert set(moved) == {*ORPHANS, "vogel.mp4"}
+    capsys.readouterr()
+    assert sidecar() == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("vtag: 2 files: 1 created, 0 changed, 0 deleted,")
+    assert ", 1 without their video, " in told[0]
+    assert told[1].startswith("vtag: 1 sidecars of vtag are left of videos that were moved")
+    assert "--orphans" in told[1]
+    assert set(contents(library)) == {*moved, "vogel.mp4.xmp"}
+    assert sidecar("--format", "xmp,nfo,vtt") == 0
+    assert ", 3 without their video, " in capsys.readouterr().err
+
+
+def test_orphans_go_alone_and_with_remove(
+    library: Path,
+    sidecar: Callable[..., int],
+    moved: dict[str, bytes],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert sidecar() == 0
+    capsys.readouterr()
+    assert sidecar("--orphans", "--dry-run") == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[:2] for line in told] == [
+        ["would delete", str(library / name)] for name in sorted(ORPHANS)
+    ]
+    assert set(contents(library)) == {*moved, "vogel.mp4.xmp"}
+    assert sidecar("--orphans", "--format", "vtt") == 0
+    assert set(contents(library)) == {*moved, "vogel.mp4.xmp"} - {"bird.mp4.vtag.vtt"}
+    assert sidecar("--orphans") == 0
+    assert set(contents(library)) == {"vogel.mp4", "vogel.mp4.xmp"}
+    for name in ORPHANS:
+        (library / name).write_bytes(moved[name])
+    assert sidecar("--remove") == 0
+    assert contents(library) == {"vogel.mp4": VIDEO}
+
+
+def test_an_orphan_is_also_found_before_the_record_is_renewed(
+    library: Path, sidecar: Callable[..., int], moved: dict[str, bytes]
+) -> None:
+    (library / "vogel.mp4").unlink()
+    put_records(library, record("bird.mp4", DOG), record("nul\0/x.mp4"), record("no/x.mp4"))
+    assert sidecar("--remove") == 1  # the video is gone: told as ever
+    assert contents(library) == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["bird.mp4.xmp", "bird.mp4.vtag.vtt", "bird.nfo", "by hand.mp4.xmp", "by hand.nfo"]
+)
+def test_what_holds_anything_of_others_is_no_orphan(
+    library: Path, sidecar: Callable[..., int], moved: dict[str, bytes], name: str
+) -> None:
+    theirs = {
+        "bird.mp4.xmp": moved["bird.mp4.xmp"].replace(
+            b"</rdf:RDF>", b'<rdf:Description rdf:about="" xmlns:x="u:x" x:y="1"/></rdf:RDF>'
+        ),
+        "bird.mp4.vtag.vtt": moved["bird.mp4.vtag.vtt"] + b"\n00:01.000 --> 00:02.000\nmine\n",
+        "bird.nfo": moved["bird.nfo"].replace(b"</movie>", b"<plot>mine</plot></movie>"),
+        "by hand.mp4.xmp": DIGIKAM.encode(),
+        "by hand.nfo": b"<movie>\n  <title>by hand</title>\n</movie>\n",
+    }[name]
+    (library / name).write_bytes(theirs)
+    assert sidecar("--orphans") == 0
+    assert contents(library) == {"vogel.mp4": VIDEO, name: theirs}
+
+
+@pytest.mark.parametrize("still", ["bird.mp4", "bird.mp4.part", "bird.mkv", "bird.mp4/"])
+def test_what_may_be_about_something_is_no_orphan(
+    library: Path, sidecar: Callable[..., int], moved: dict[str, bytes], still: str
+) -> None:
+    if still.endswith("/"):
+        (library / still).mkdir()
+    elif still == "bird.mp4":
+        (library / still).symlink_to("a disk that is not there")
+    else:
+        put_video(library / still)
+    left = {"bird.mkv": {"bird.nfo"}, "bird.mp4": ORPHANS}.get(still, ORPHANS - {"bird.nfo"})
+    if still == "bird.mp4/":
+        left = ORPHANS
+    assert sidecar("--orphans") == 0
+    assert set(contents(library)) & ORPHANS == left
+
+
+def test_orphans_elsewhere_and_behind_links_stay(
+    library: Path, sidecar: Callable[..., int], moved: dict[str, bytes]
+) -> None:
+    other = library / "other"
+    other.mkdir()  # holds no video of the records
+    for name in ORPHANS:
+        (library / name).rename(other / name)
+    (library / "bird.mp4.xmp").symlink_to(other / "bird.mp4.xmp")
+    before = contents(library)
+    assert sidecar("--remove") == 0
+    assert contents(library) == before
+
+
+def test_orphans_of_a_folder_with_two_names_are_told_once(
+    library: Path, moved: dict[str, bytes]
+) -> None:
+    records = [record("vogel.mp4"), record(f"../{library.name}/vogel.mp4")]
+    found = list(write_sidecars(records, SidecarConfig(), folders=[library]))
+    assert [o.path.name for o in found if o.what == "orphan"] == ["bird.mp4.xmp"]
 
 
 # -- with the programs of others ------------------------------------------------------------

@@ -109,6 +109,29 @@ def test_other_extractors_and_samplings_are_not_compared(cache: FeatureCache, fo
         assert (result.found, result.missing) == ((), 1)
 
 
+def test_without_a_common_stream_is_not_without_features(cache: FeatureCache, folder: Path) -> None:
+    rng = np.random.default_rng(2)
+    clip = {"visual": Features(np.zeros((0, 6), np.float16), np.zeros(0), "visual@1")}
+    clip["audio"] = drawn(rng, "audio", 3)
+    silent = Features(np.zeros((0, 4), np.float16), np.zeros(0), "audio@1")
+    store(cache, "id 0", silent, "audio")
+    store(cache, "id 0", drawn(rng, "visual", 3), "visual")
+    store(cache, "id 1", drawn(rng, "audio", 3), "audio")
+    store(cache, "id 2", drawn(rng, "visual", 3), "visual")  # by a model that does not listen
+    for _ in ("from the cache", "from the memo"):
+        result = nearest(clip, candidates(4), cache=cache, sampling=SAMPLING, folder=folder)
+        assert [n.video.path for n in result.found] == ["1.mp4"]
+        assert (result.compared, result.apart, result.missing) == (1, 1, 2)
+
+
+def test_one_stream_missing_of_two_is_missing(cache: FeatureCache, folder: Path) -> None:
+    rng = np.random.default_rng(2)
+    clip = {stream: drawn(rng, stream, 3) for stream in SIZES}
+    store(cache, "id 0", Features(np.zeros((0, 4), np.float16), np.zeros(0), "audio@1"), "audio")
+    result = nearest(clip, candidates(1), cache=cache, sampling=SAMPLING, folder=folder)
+    assert (result.compared, result.apart, result.missing) == (0, 0, 1)
+
+
 def test_a_stream_without_rows_or_of_zeros_has_no_direction() -> None:
     assert direction(Features(np.zeros((0, 4), np.float16), np.zeros(0), "x")) is None
     assert direction(Features(np.zeros((2, 4), np.float16), np.arange(2.0), "x")) is None
