@@ -65,7 +65,7 @@ def add_report_command(command: Callable[..., argparse.ArgumentParser]) -> None:
 def _say_counts(done: ReportDone, args: argparse.Namespace) -> None:
     if args.quiet:
         return
-    parts = [f"{done.videos} videos"]
+    parts = [f"{done.videos - done.failed} videos"]
     if done.failed:
         parts.append(f"{done.failed} could not be tagged")
     if done.gone:

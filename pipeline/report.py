@@ -62,7 +62,7 @@ class ReportDone:
     """What a report shows.
 
     Attributes:
-        videos: all of them; `failed` could not be tagged, `gone` are not where they were.
+        videos: all of them; `failed` could not be tagged, `gone` were and are not there now.
         pictured, reused: thumbnails made now, and taken from the earlier report.
         unpictured: those that could not be made.
     """
@@ -120,8 +120,8 @@ def write_report(
         folder.publish()
     return ReportDone(
         videos=len(entries),
-        failed=sum(entry.facts["error"] is not None for entry in entries),
-        gone=sum(entry.video is None for entry in entries),
+        failed=sum(not entry.is_tagged for entry in entries),
+        gone=sum(entry.is_gone for entry in entries),
         pictured=len(new) - len(unpictured),
         reused=reused,
         unpictured=tuple(unpictured),

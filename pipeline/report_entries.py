@@ -56,6 +56,16 @@ class Entry:
         """Whether the file has something to see."""
         return self.poster is not None
 
+    @property
+    def is_tagged(self) -> bool:
+        """Whether there was no failure; without any tag too."""
+        return self.facts["error"] is None
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it was tagged and is not there any more."""
+        return self.is_tagged and self.video is None
+
     def moment_of(self, tag: Tag) -> int:
         """Which of the moments shows the tag best; -1 where none does."""
         if "visual" not in tag.sources or not tag.evidence or not self.moments:

@@ -58,7 +58,8 @@ class PageData:
     def row(self, entry: Entry, number: int) -> list[object]:
         """One video of the grid; the positions are named in report_data.js."""
         error = entry.facts["error"] or {}
-        flags = _GONE * (entry.video is None) + _NOTES * bool(entry.facts["warnings"])
+        # Gone is what was tagged: what failed may never have been a file.
+        flags = _GONE * entry.is_gone + _NOTES * bool(entry.facts["warnings"])
         flags += _PICTURES * entry.has_pictures + _SOUND * (entry.media.get("has_audio") is True)
         return [
             entry.key,
@@ -70,7 +71,7 @@ class PageData:
             _seconds(entry.media.get("duration")),
             self._thumbnails(entry).poster or 0,
             self._thumbnails(entry).strip or 0,
-            len(entry.moments),
+            [_s(time) for time in entry.moments],
             [value for tag in entry.tags for value in self._tag(tag, entry)],
             number // DETAILS_PER_FILE,
         ]
@@ -93,7 +94,6 @@ class PageData:
                 ]
                 for tag in entry.tags
             ],
-            "moments": [_s(time) for time in entry.moments],
             "cell": cell_width(width, height),
             "notes": [shown(str(note)) for note in entry.facts["warnings"]],
             "error": {name: shown(str(value)) for name, value in error.items()} if error else 0,
@@ -151,7 +151,8 @@ def write_page(
     page = _ENVIRONMENT.get_template("report.html").render(
         title=title,
         made=datetime.now().strftime("%Y-%m-%d %H:%M"),
-        videos=len(entries),
+        videos=sum(entry.is_tagged for entry in entries),
+        failed=sum(not entry.is_tagged for entry in entries),
         scripts=scripts,
         data=names,
     )

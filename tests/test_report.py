@@ -196,7 +196,7 @@ class TestData:
 class TestThumbnails:
     def test_they_show_the_very_pictures(self, library: Path) -> None:
         done = report(library)
-        assert (done.videos, done.failed, done.gone, done.pictured) == (4, 1, 2, 1)
+        assert (done.videos, done.failed, done.gone, done.pictured) == (4, 1, 1, 1)
         (failed,) = done.unpictured
         assert failed.entry.path.endswith("broken.mp4")
         row = data_of(library / "report", "rows")[0]
@@ -218,7 +218,7 @@ class TestThumbnails:
         pictures = list((library / "report" / "thumbnails").rglob("*.jpg"))
         assert len(pictures) == 2
         assert sum(picture.stat().st_size for picture in pictures) < 120_000
-        assert data_of(library / "report", "rows")[0][9] <= MAX_MOMENTS
+        assert len(data_of(library / "report", "rows")[0][9]) <= MAX_MOMENTS
         for picture in pictures:
             with Image.open(picture) as image:
                 assert not image.getexif()
@@ -241,7 +241,7 @@ class TestThumbnails:
         report(library)
         os.unlink(library / "videos" / "a.mp4")
         done = report(library)
-        assert done.gone == 3
+        assert done.gone == 2
         row = data_of(library / "report", "rows")[0]
         assert (library / "report" / "thumbnails" / row[7]).is_file()
         assert row[3] == 0
@@ -379,7 +379,7 @@ class TestCommand:
         assert main(["report", str(library / "tags.jsonl"), "--out", str(out)]) == 0
         said = capsys.readouterr()
         assert said.out == f"{out / 'index.html'}\n"
-        assert "4 videos, 1 could not be tagged, 2 are gone, 1 new thumbnails" in said.err
+        assert "4 videos, 1 could not be tagged, 1 are gone, 1 new thumbnails" in said.err
         assert "broken.mp4" in said.err
 
     @pytest.mark.parametrize(

@@ -91,8 +91,7 @@ function exportCorrections() {
 
 function showCorrections(view) {
   const all = corrections.all();
-  const byId = new Map(vtag.rows.map((row) => [row[ROW.id], row]));
-  view.replaceChildren(
+  fill(view,
     make("h1", {}, "Corrections"),
     make("p", { class: "lead" }, all.length
       ? `You corrected ${count(all.length, "video", "videos")}. They are kept in this browser only: export them to use them.`
@@ -102,7 +101,7 @@ function showCorrections(view) {
       make("button", { type: "button", class: "button strong", id: "export", onclick: exportCorrections }, "Export corrections.jsonl"),
       forgetButton()) : null,
     ...(all.length ? [howTo()] : []),
-    make("ul", { class: "list" }, ...all.map((one) => correctionItem(one, byId.get(one.id)))),
+    make("ul", { class: "list" }, ...all.map((one) => correctionItem(one))),
   );
 }
 
@@ -123,17 +122,25 @@ function howTo() {
     make("pre", {}, "vtag run VIDEOS --out tags.jsonl --corrections corrections.jsonl    # puts them into the results\nvtag train --corrections corrections.jsonl --out my_model           # learns from them"));
 }
 
-function correctionItem(one, row) {
-  const name = fileName(one.path);
+function correctionItem(one) {
+  const path = printable(one.path), name = bdi(fileName(path));
+  const copies = vtag.rows.filter((row) => row[ROW.id] === one.id);
+  const row = copies.find((copy) => copy[ROW.path] === path) || copies[0];
   return make("li", {},
-    make("div", {}, row ? make("a", { href: `#video=${row[ROW.key]}` }, bdi(row ? fileName(row[ROW.path]) : name)) : bdi(printable(name))),
+    make("div", { title: path }, row ? make("a", { href: `#video=${row[ROW.key]}` }, name) : name,
+      folderName(path) ? make("span", { class: "folder" }, bdi(folderName(path))) : null),
     make("div", { class: "chips" },
       ...one.wrong.map(([, tag]) => make("span", { class: "chip wrong" }, make("s", {}, bdi(tag)))),
       ...one.added.map((tag) => make("span", { class: "chip person" }, icon("person"), bdi(tag)))),
     row ? null : make("p", { class: "muted" }, "of another report"));
 }
 
-// A name from the browser's store, which is not as careful as the report's own data.
+// A path from the browser's store, with the escapes that the report's own have (`shown` in report_entries.py).
 function printable(text) {
-  return text.replace(/[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]|\p{Cs}/gu, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  return text.replace(/[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu, (c) => {
+    const code = c.charCodeAt(0), short = { "\n": "\\n", "\r": "\\r", "\t": "\\t" }[c];
+    if (short) return short;
+    const byte = code >= 0xdc80 && code <= 0xdcff ? code - 0xdc00 : code;
+    return byte < 0x100 ? `\\x${byte.toString(16).padStart(2, "0")}` : `\\u${byte.toString(16).padStart(4, "0")}`;
+  });
 }

@@ -4,7 +4,7 @@
 const vtag = { rows: [], tags: [], codes: {}, labels: [], details: new Map(), parts: new Map() };
 
 // Positions in a row, in the order in which report_page.py writes them.
-const ROW = { key: 0, id: 1, path: 2, link: 3, error: 4, flags: 5, duration: 6, poster: 7, strip: 8, cells: 9, tags: 10, part: 11 };
+const ROW = { key: 0, id: 1, path: 2, link: 3, error: 4, flags: 5, duration: 6, poster: 7, strip: 8, moments: 9, tags: 10, part: 11 };
 const GONE = 1, NOTES = 2, PICTURES = 4, SOUND = 8;
 const SEEN = 1, HEARD = 2, PERSON = 4;
 
@@ -51,7 +51,12 @@ function make(name, given = {}, ...children) {
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
     else element.setAttribute(key, value === true ? "" : value);
   }
-  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return fill(element, ...children);
+}
+
+// The element with these children and no others; null and undefined are left out.
+function fill(element, ...children) {
+  element.replaceChildren(...children.filter((child) => child !== null && child !== undefined));
   return element;
 }
 
@@ -79,7 +84,8 @@ function fineClock(seconds, whole) {
   return whole < 60 && tenth > 0 ? `${clock(seconds)}.${tenth}` : clock(seconds);
 }
 
-function count(number, one, many) { return `${number.toLocaleString("en").replaceAll(",", "\u202f")} ${number === 1 ? one : many}`; }
+function grouped(number) { return number.toLocaleString("en").replaceAll(",", "\u202f"); }
+function count(number, one, many) { return `${grouped(number)} ${number === 1 ? one : many}`; }
 
 function fileName(path) { return path.slice(path.lastIndexOf("/") + 1) || path; }
 function folderName(path) { const at = path.lastIndexOf("/"); return at > 0 ? path.slice(0, at) : ""; }
@@ -95,8 +101,9 @@ function tagsOf(row) {
 function cellPicture(row, cell) {
   const picture = make("span", { class: "picture" });
   picture.style.backgroundImage = `url("thumbnails/${row[ROW.strip]}")`;
-  picture.style.backgroundSize = `${row[ROW.cells] * 100}% 100%`;
-  picture.style.backgroundPosition = `${row[ROW.cells] > 1 ? (cell / (row[ROW.cells] - 1)) * 100 : 0}% 0`;
+  const cells = row[ROW.moments].length;
+  picture.style.backgroundSize = `${cells * 100}% 100%`;
+  picture.style.backgroundPosition = `${cells > 1 ? (cell / (cells - 1)) * 100 : 0}% 0`;
   return picture;
 }
 

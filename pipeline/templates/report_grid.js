@@ -12,41 +12,46 @@ function prepare() {
   for (const number of [...vtag.parts.keys()].sort((a, b) => a - b)) vtag.rows.push(...vtag.parts.get(number));
   vtag.lower = vtag.tags.map(([, name]) => name.toLowerCase());
   vtag.above = vtag.tags.map(([, name, above]) => new Set([name, ...above]));
-  vtag.words = vtag.tags.map(([, name, above]) => [name, ...above].join("\n").toLowerCase());
-  vtag.rows.forEach((row, at) => { row.at = at; byKey.set(row[ROW.key], row); describe(row); });
+  vtag.ids = vtag.tags.map(([id]) => plain(id));
+  vtag.names = vtag.tags.map(([, name]) => plain(name));
+  vtag.groups = vtag.tags.map(([, , above]) => above.map(plain).join("\n"));
+  vtag.tagged = vtag.rows.filter((row) => row[ROW.error] === 0).length;
+  vtag.rows.forEach((row, at) => { row.at = at; row.words = plain(row[ROW.path]); byKey.set(row[ROW.key], row); describe(row); });
 }
 
-// What is known of a row beside its data: text to search in, and what the person said.
+// What is known of a row beside its data: what the person said, and all its marks, theirs included.
 function describe(row) {
   const said = row[ROW.id] ? corrections.of(row[ROW.id]) : null;
   row.wrong = new Set(said ? said.wrong.map(([id]) => id) : []);
   row.added = said ? said.added : [];
   row.shown = row.wrong.size ? tagsOf(row).filter(([at]) => !row.wrong.has(vtag.tags[at][0])) : tagsOf(row);
-  row.text = [row[ROW.path], ...row.added].join("\n").toLowerCase() + "\n" + row.shown.map(([at]) => vtag.words[at]).join("\n");
+  // As `vtag run --corrections` writes them: score 1; -1 for what is no tag of this report.
+  row.marks = [...row.shown, ...row.added.map((name) => [vtag.lower.indexOf(name.toLowerCase()), 1, PERSON, -1, name.toLowerCase()])];
 }
 
 // -- which match --------------------------------------------------------------------------------
 
 function search() {
-  const words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
+  const { tree } = readQuery(state.q);
   const names = state.tags.map((name) => name.toLowerCase());
   const source = Number(state.source);
-  const fits = ([at, score, bits]) => score >= state.score && (!source || bits & source) && (!state.category || vtag.above[at].has(state.category));
+  const fits = ([at, score, bits]) => score >= state.score && (!source || bits & source) && (!state.category || vtag.above[at]?.has(state.category));
   const anyTag = state.category || source || state.score > 0;
   const [from, to] = state.duration ? state.duration.split("-").map((text) => text === "" ? Infinity : Number(text)) : [0, Infinity];
   found = [];
   for (const row of vtag.rows) {
-    if (words.length && !words.every((word) => row.text.includes(word))) continue;
+    if (tree && !holds(tree, row)) continue;
     if (state.duration && !(row[ROW.duration] >= from && row[ROW.duration] < to)) continue;
     if (state.status && !hasStatus(row, state.status)) continue;
-    if (names.length && !names.every((name) => row.shown.some((tag) => vtag.lower[tag[0]] === name && fits(tag)) || (!anyTag && row.added.some((added) => added.toLowerCase() === name)))) continue;
-    if (!names.length && anyTag && !row.shown.some(fits) && !(source === PERSON && row.added.length && !state.category)) continue;
+    if (!names.every((name) => row.marks.some((tag) => (vtag.lower[tag[0]] ?? tag[4]) === name && fits(tag)))) continue;
+    if (!names.length && anyTag && !row.marks.some(fits)) continue;
     found.push(row);
   }
-  const wanted = (tag) => fits(tag) && (names.includes(vtag.lower[tag[0]]) || words.some((word) => vtag.lower[tag[0]].includes(word)));
-  const isWanted = names.length || words.length;
+  const isAsking = tree !== null && asksForTags(tree), isWanted = names.length > 0 || isAsking;
   for (const row of found) {
-    const tags = isWanted ? row.shown.filter(wanted) : row.shown.filter(fits);
+    const leaves = isAsking ? askedLeaves(tree, row) : [];
+    const wanted = (tag) => fits(tag) && (!isWanted || names.includes(vtag.lower[tag[0]]) || leaves.some((leaf) => leaf.test(tag)));
+    const tags = row.marks.filter(wanted);
     row.best = tags.reduce((best, tag) => Math.max(best, tag[1]), 0) || (isWanted ? 0 : -1);
     row.wanted = isWanted ? new Set(tags.map(([at]) => at)) : null;
     row.cell = isWanted && row[ROW.strip] ? tags.reduce((cell, tag) => (cell < 0 ? tag[3] : cell), -1) : -1;
@@ -85,18 +90,25 @@ function showGrid() {
   state.page = Math.min(state.page, pages - 1);
   const cards = found.slice(state.page * PAGE, (state.page + 1) * PAGE).map(card);
   const grid = document.getElementById("grid");
-  grid.replaceChildren(...cards);
+  fill(grid, ...cards);
   if (!found.length) grid.append(make("li", { class: "empty" }, vtag.rows.length ? "No video matches. Clear a filter, or search for something else." : "There is no video in these results."));
   const first = grid.querySelector("a.open");
   if (first) first.tabIndex = 0;
-  document.getElementById("count").textContent = isFiltered()
-    ? `${found.length.toLocaleString("en").replaceAll(",", "\u202f")} of ${count(vtag.rows.length, "video", "videos")}` : count(vtag.rows.length, "video", "videos");
+  document.getElementById("count").textContent = countText();
+  showHint(readQuery(state.q).hint);
   showPages(document.getElementById("pages"), state.page, pages, (page) => { state.page = page; showGrid(); keepAddress(); scrollTo(0, 0); focusCard(0); });
   showChosen();
 }
 
+// Videos are what was tagged; what could not be is counted for itself.
+function countText() {
+  const failed = found.filter((row) => row[ROW.error] !== 0).length, all = count(vtag.tagged, "video", "videos");
+  const videos = isFiltered() ? `${grouped(found.length - failed)} of ${all}` : all;
+  return failed ? `${videos} · ${grouped(failed)} could not be tagged` : videos;
+}
+
 function isFiltered() {
-  return Boolean(state.q || state.tags.length || state.category || state.source || state.score > 0 || state.status || state.duration);
+  return Boolean(readQuery(state.q).tree || state.tags.length || state.category || state.source || state.score > 0 || state.status || state.duration);
 }
 
 function card(row) {
@@ -110,11 +122,23 @@ function card(row) {
     picture.firstChild.addEventListener("error", () => { picture.firstChild.replaceWith(icon("film")); });
   } else picture.append(icon(failed ? "alert" : row[ROW.flags] & PICTURES || !(row[ROW.flags] & SOUND) ? "film" : "heard"));
   if (row[ROW.duration]) picture.append(make("span", { class: "time" }, clock(row[ROW.duration])));
-  if (row[ROW.flags] & GONE && !failed) picture.append(make("span", { class: "mark" }, icon("gone"), "gone"));
+  const marks = [row[ROW.flags] & GONE ? "gone" : "", row.cell >= 0 ? `at ${clock(row[ROW.moments][row.cell])}` : ""].filter(Boolean);
+  if (marks.length) picture.append(make("span", { class: "mark" }, row[ROW.flags] & GONE ? icon("gone") : null, marks.join(" · ")));
   return make("li", { class: `card${failed ? " failed" : ""}` },
-    make("a", { class: "open", href: `#video=${row[ROW.key]}`, tabindex: -1, title: row[ROW.path], "aria-label": spoken(row, name) }, picture,
+    make("a", { class: "open", href: addressOf(row), "data-key": row[ROW.key], tabindex: -1, title: row[ROW.path], "aria-label": spoken(row, name) }, picture,
       make("span", { class: "name" }, bdi(name)), folder ? make("span", { class: "folder" }, bdi(folder)) : null),
     make("div", { class: "chips" }, ...chipsOf(row)));
+}
+
+// Where a video begins that was found for a tag: at the moment on its card, or where it is surest.
+function beginningOf(row) {
+  if (row.cell >= 0) return { time: row[ROW.moments][row.cell] };
+  return row.wanted && row.wanted.size ? { at: [...row.wanted][0] } : {};
+}
+
+function addressOf(row) {
+  const { time, at } = beginningOf(row);
+  return `#video=${row[ROW.key]}${time !== undefined ? `&t=${time}` : at !== undefined ? `&at=${at}` : ""}`;
 }
 
 function spoken(row, name) {
@@ -144,7 +168,7 @@ function tagChip(at, score, bits, wanted) {
 }
 
 function showPages(nav, page, pages, go) {
-  if (pages < 2) { nav.replaceChildren(); return; }
+  if (pages < 2) { fill(nav); return; }
   const wanted = [...new Set([0, page - 1, page, page + 1, pages - 1])].filter((at) => at >= 0 && at < pages);
   const items = [];
   wanted.forEach((at, place) => {
@@ -156,7 +180,7 @@ function showPages(nav, page, pages, go) {
     button.disabled = page + by < 0 || page + by >= pages;
     return button;
   };
-  nav.replaceChildren(step(-1, "back", "Previous page"), ...items, step(1, "on", "Next page"));
+  fill(nav, step(-1, "back", "Previous page"), ...items, step(1, "on", "Next page"));
 }
 
 // -- filters ------------------------------------------------------------------------------------
@@ -220,10 +244,10 @@ function showChosen() {
   if (state.score > 0) chosen.push([`score from ${state.score.toFixed(2)}`, drop(() => { state.score = 0; })]);
   if (state.status) chosen.push([text("f-status"), drop(() => { state.status = ""; })]);
   if (state.duration) chosen.push([text("f-duration"), drop(() => { state.duration = ""; })]);
-  document.getElementById("chosen").replaceChildren(...chosen.map(([label, remove]) => make("span", { role: "listitem" },
+  fill(document.getElementById("chosen"), ...chosen.map(([label, remove]) => make("span", { role: "listitem" },
     make("button", { type: "button", class: "chip on", "aria-label": `Remove the filter ${label}`, onclick: remove }, bdi(label), icon("close")))));
   badge("n-filters", chosen.length);
-  document.getElementById("clear").hidden = !isFiltered();
+  document.getElementById("clear").hidden = !isFiltered() && !state.q;
 }
 
 function badge(id, number) {

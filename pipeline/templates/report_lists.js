@@ -26,8 +26,11 @@ function tagStatistics() {
 
 function showTags() {
   statistics ||= tagStatistics();
-  const words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
-  const fit = statistics.filter((one) => words.every((word) => vtag.words[one.at].includes(word)));
+  const { tree, hint } = readQuery(state.q);
+  const asked = tree && ofTagsAlone(tree);
+  // The query asks a tag what it would ask a video that has this tag alone.
+  const fit = statistics.filter((one) => !asked || holds(asked, { marks: [[one.at, one.best, one.bits]] }));
+  showHint(hint || (tree && asksOfVideos(tree) ? "path:, status: and duration: are about videos and do nothing on this page." : ""));
   const name = (one) => vtag.tags[one.at][1];
   const orders = {
     count: (a, b) => b.videos - a.videos || collator.compare(name(a), name(b)),
@@ -38,8 +41,8 @@ function showTags() {
   const most = Math.max(1, ...statistics.map((one) => one.videos));
   const pages = Math.max(1, Math.ceil(fit.length / TAGS_PAGE));
   tagsPage = Math.min(tagsPage, pages - 1);
-  document.getElementById("tags-count").textContent = words.length ? `${fit.length} of ${count(statistics.length, "tag", "tags")}` : count(statistics.length, "tag", "tags");
-  document.getElementById("tag-list").replaceChildren(...fit.slice(tagsPage * TAGS_PAGE, (tagsPage + 1) * TAGS_PAGE).map((one) => tagRow(one, most)),
+  document.getElementById("tags-count").textContent = asked ? `${fit.length} of ${count(statistics.length, "tag", "tags")}` : count(statistics.length, "tag", "tags");
+  fill(document.getElementById("tag-list"), ...fit.slice(tagsPage * TAGS_PAGE, (tagsPage + 1) * TAGS_PAGE).map((one) => tagRow(one, most)),
     ...(fit.length ? [] : [make("li", { class: "empty" }, "No tag of this name.")]));
   showPages(document.getElementById("tags-pages"), tagsPage, pages, (page) => { tagsPage = page; showTags(); scrollTo(0, 0); });
 }
@@ -77,7 +80,7 @@ function showProblems(view) {
   });
   if (gone.length) groups.push(problem("gone", "tagged, but not where they were", "put the disk back, or tag the folder again if they were moved, and make the report again", gone));
   if (noted.length) groups.push(problem("notes", "tagged, with something to know", "open one to read what was damaged or substituted", noted));
-  view.replaceChildren(make("h1", {}, "Problems"),
+  fill(view, make("h1", {}, "Problems"),
     make("p", { class: "lead" }, groups.length ? "What could not be tagged, and what to do. After that, run vtag again with --retry-failed." : "Every video was tagged without a remark."), ...groups);
 }
 

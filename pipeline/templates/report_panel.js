@@ -2,13 +2,16 @@
 // One video: playing, its tags in time, the moments that carried them, and what a person says.
 
 const panel = {
-  dialog: document.getElementById("panel"), row: null, detail: null, media: null, wanted: null,
+  dialog: document.getElementById("panel"), row: null, detail: null, media: null, wanted: null, asked: null,
 };
 
 function openPanel(row, { time = null, at = null } = {}) {
   const same = panel.row === row && panel.dialog.open;
   if (same && panel.detail) { goTo(time, at); return; }
+  panel.asked = row;
   detailOf(row).then((detail) => {
+    if (panel.asked !== row) return; // somebody went back, or on, while it was loaded
+    stopPlaying();
     panel.row = row;
     panel.detail = detail;
     drawPanel();
@@ -18,6 +21,22 @@ function openPanel(row, { time = null, at = null } = {}) {
     document.title = `${fileName(row[ROW.path])} · vtag`;
     goTo(time, at);
   }, (error) => { document.getElementById("count").textContent = `This video can not be shown: ${error.message}. Make the report again.`; });
+}
+
+// Without this a player that is not seen any more plays and loads on.
+function stopPlaying() {
+  const media = panel.media;
+  panel.media = null;
+  panel.wanted = null;
+  if (!media) return;
+  media.pause();
+  media.removeAttribute("src");
+  media.load();
+}
+
+function closePanel() {
+  panel.asked = null;
+  if (panel.dialog.open) panel.dialog.close();
 }
 
 function goTo(time, at) {
@@ -33,22 +52,22 @@ function goTo(time, at) {
 
 function drawPanel() {
   const { row, detail } = panel;
-  const name = fileName(row[ROW.path]), folder = folderName(row[ROW.path]);
+  const name = fileName(row[ROW.path]), folder = folderName(row[ROW.path]), facts = factsOf(row, detail);
   const step = (by, icon_, label, key) => {
     const other = neighbour(by);
     const button = make("button", { type: "button", class: "round", "data-step": by, "aria-label": label, title: `${label} (${key})`, onclick: () => stepTo(by) }, icon(icon_));
     button.disabled = !other;
     return button;
   };
-  panel.dialog.replaceChildren(
+  fill(panel.dialog,
     make("header", {},
       step(-1, "back", "Previous video", "p"), step(1, "on", "Next video", "n"),
       make("div", { class: "names" }, make("h2", { id: "panel-name", tabindex: -1, title: row[ROW.path] }, bdi(name)),
-        make("p", { class: "muted" }, folder ? bdi(folder) : null, folder ? " · " : null, factsOf(row, detail))),
+        make("p", { class: "muted" }, folder ? bdi(folder) : null, folder && facts ? " · " : null, facts)),
       row[ROW.link] ? make("a", { class: "button", href: row[ROW.link], target: "_blank", rel: "noopener noreferrer", id: "open-file" }, "Open the file") : null,
-      make("button", { type: "button", class: "round", "aria-label": "Close", title: "Close (Esc)", onclick: () => panel.dialog.close() }, icon("close"))),
+      make("button", { type: "button", class: "round", "aria-label": "Close", title: "Close (Esc)", onclick: closePanel }, icon("close"))),
     make("div", { class: "stage" }, make("div", { class: "player" }, ...player(row, detail)), make("div", { class: "aside" }, moments(row, detail),
-      row[ROW.id] && row[ROW.error] === 0 ? addForm(row) : null, notes(detail), detail.model ? make("p", { class: "muted fine" }, `Tagged by ${detail.model}.`) : null)),
+      row[ROW.id] && row[ROW.error] === 0 ? addForm(row) : null, notes(detail), detail.model && row[ROW.error] === 0 ? make("p", { class: "muted fine" }, `Tagged by ${detail.model}.`) : null)),
     row[ROW.error] !== 0 ? failure(row, detail) : make("div", { class: "timeline", id: "timeline" }));
   if (row[ROW.error] === 0) drawTimeline();
 }
@@ -68,24 +87,23 @@ function factsOf(row, detail) {
 // -- playing ------------------------------------------------------------------------------------
 
 function player(row, detail) {
-  panel.media = null;
-  panel.wanted = null;
   const note = make("p", { class: "play-note", id: "play-note", role: "status", hidden: true });
-  if (!row[ROW.link]) return [make("div", { class: "nothing" }, icon("gone"), make("p", {}, "The file is not where it was. Its tags are still here."))];
   if (row[ROW.error] !== 0) return [make("div", { class: "nothing" }, icon("alert"))];
+  if (!row[ROW.link]) return [make("div", { class: "nothing" }, icon("gone"), make("p", {}, "The file is not where it was. Its tags are still here."))];
   const isVideo = Boolean(row[ROW.flags] & PICTURES);
   const media = make(isVideo ? "video" : "audio", { controls: true, preload: "none", src: row[ROW.link], playsinline: true,
     "aria-label": fileName(row[ROW.path]), poster: isVideo && row[ROW.poster] ? `thumbnails/${row[ROW.poster]}` : null });
   const cannot = (what) => {
-    note.replaceChildren(`This browser ${what}${detail.media.video_codec ? ` (${[detail.media.video_codec, detail.media.audio_codec].filter(Boolean).join(" + ")})` : ""}. `, make("a", { href: row[ROW.link], target: "_blank", rel: "noopener noreferrer" }, "Open the file"), " in your player.");
+    fill(note, `This browser ${what}${detail.media.video_codec ? ` (${[detail.media.video_codec, detail.media.audio_codec].filter(Boolean).join(" + ")})` : ""}. `, make("a", { href: row[ROW.link], target: "_blank", rel: "noopener noreferrer" }, "Open the file"), " in your player.");
     note.hidden = false;
   };
-  media.addEventListener("error", () => cannot(media.error && media.error.code === MediaError.MEDIA_ERR_DECODE ? "stopped at damage in this file" : "can not play this file, or it is gone"));
+  media.addEventListener("error", () => media === panel.media && cannot(media.error && media.error.code === MediaError.MEDIA_ERR_DECODE ? "stopped at damage in this file" : "can not play this file, or it is gone"));
   media.addEventListener("loadedmetadata", () => {
+    if (media !== panel.media) return;
     if (isVideo && !media.videoWidth) cannot("plays only the sound of this file");
     if (panel.wanted !== null) { media.currentTime = panel.wanted; panel.wanted = null; }
   });
-  media.addEventListener("timeupdate", () => { if (panel.wanted === null) showTime(media.currentTime); });
+  media.addEventListener("timeupdate", () => { if (media === panel.media && panel.wanted === null) showTime(media.currentTime); });
   panel.media = media;
   return [media, note];
 }
@@ -93,7 +111,7 @@ function player(row, detail) {
 // Goes to a time, without playing if it does not play.
 function seek(seconds) {
   showTime(seconds);
-  history.replaceState(null, "", `#video=${panel.row[ROW.key]}&t=${Math.round(seconds * 100) / 100}`);
+  history.replaceState(history.state, "", `#video=${panel.row[ROW.key]}&t=${Math.round(seconds * 100) / 100}`);
   const media = panel.media;
   if (!media || media.error) return;
   if (media.readyState >= 1) { media.currentTime = seconds; return; }
@@ -121,7 +139,7 @@ function moments(row, detail) {
   if (!row[ROW.strip]) return null;
   const tags = tagsOf(row);
   const near = (time) => tags.filter((_, at) => detail.tags[at][2].some((value, i) => i % 2 === 0 && Math.abs(value - time) < 0.3)).map(([at]) => vtag.tags[at][1]);
-  return make("div", { class: "moments", role: "group", "aria-label": "Moments that carried the tags" }, ...detail.moments.map((time, at) => {
+  return make("div", { class: "moments", role: "group", "aria-label": "Moments that carried the tags" }, ...row[ROW.moments].map((time, at) => {
     const names = near(time);
     const picture = cellPicture(row, at);
     picture.style.aspectRatio = `${detail.cell} / 108`;
@@ -137,9 +155,9 @@ function drawTimeline() {
   const box = document.getElementById("timeline");
   const lanes = tagsOf(row).map((tag, at) => lane(row, tag, detail.tags[at]));
   const said = row[ROW.id] ? corrections.of(row[ROW.id]) : null;
-  box.replaceChildren(axis(),
+  fill(box, axis(),
     make("ol", { class: "lanes", "aria-label": "Tags in time" }, ...(said ? said.added : []).map((name) => personLane(row, name)), ...lanes),
-    lanes.length || (said && said.added.length) ? "" : make("p", { class: "muted" }, "No tag is above its threshold."));
+    lanes.length || (said && said.added.length) ? null : make("p", { class: "muted" }, "No tag is above its threshold."));
   const first = box.querySelector(".segment");
   if (first) first.tabIndex = 0;
   if (panel.media) showTime(panel.wanted ?? panel.media.currentTime);
@@ -232,8 +250,8 @@ function neighbour(by) {
 function stepTo(by) {
   const other = neighbour(by);
   if (!other) return;
-  history.replaceState(null, "", `#video=${other[ROW.key]}`);
-  openPanel(other);
+  history.replaceState(history.state, "", addressOf(other));
+  openPanel(other, beginningOf(other));
 }
 
 function panelKey(event) {

@@ -12,6 +12,7 @@ function showView(name) {
     const link = document.querySelector(`nav [data-view="${one}"]`);
     if (one === name) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
   }
+  showHint("");
   if (name === "videos") showGrid();
   if (name === "tags") showTags();
   if (name === "problems") showProblems(document.getElementById("view-problems"));
@@ -29,10 +30,14 @@ function readAddress() {
     openPanel(row, { time: time >= 0 && time < 1e7 ? time : null, at: Number.isNaN(at) ? null : at });
     return;
   }
-  if (panel.dialog.open) panel.dialog.close();
+  closePanel();
   const name = VIEWS.find((one) => asked.has(one)) || "videos";
-  if (name === "videos" && [...asked.keys()].length > 1) takeFilters(asked);
+  // The link to the videos leaves the filters as they are; who comes back finds those of that time.
+  const isNew = view !== null && history.state === null && [...asked.keys()].length < 2;
+  if (name === "videos" && !isNew) takeFilters(asked);
   showView(name);
+  if (name === "videos" && isNew) keepAddress();
+  scrollTo(0, history.state?.y ?? 0); // a page begins at its top, unless somebody comes back to it
   if (asked.has("video")) document.getElementById("count").textContent += " · the video of this link is not in this report";
 }
 
@@ -58,8 +63,11 @@ function keepAddress() {
     if (state.score > 0) asked.set("score", state.score);
     if (state.page) asked.set("page", state.page + 1);
   }
-  history.replaceState(null, "", `#${asked}`);
+  history.replaceState(history.state, "", `#${asked}`);
 }
+
+// Remembers how far down one is, for who comes back to this address.
+function keepPlace() { history.replaceState({ y: scrollY }, ""); }
 
 // -- keys ---------------------------------------------------------------------------------------
 
@@ -118,24 +126,27 @@ if (matchMedia("(min-width: 60rem)").matches) document.getElementById("filters")
 prepare();
 fillFilters();
 showCounts();
+history.scrollRestoration = "manual"; // by the time the browser would, the old page is still there
 addEventListener("hashchange", readAddress);
+addEventListener("pagehide", keepPlace);
+addEventListener("click", (event) => { if (event.target.closest('a[href^="#"]')) keepPlace(); }, true);
 addEventListener("keydown", onKey);
 panel.dialog.addEventListener("close", () => {
-  panel.media?.pause();
+  stopPlaying();
   const row = panel.row;
-  Object.assign(panel, { row: null, detail: null, media: null, wanted: null });
+  Object.assign(panel, { row: null, detail: null, asked: null });
   panel.dialog.replaceChildren();
   document.title = pageTitle;
   if (new URLSearchParams(location.hash.slice(1)).has("video")) keepAddress();
-  const link = row && document.querySelector(`#grid a[href="#video=${row[ROW.key]}"]`);
+  const link = row && document.querySelector(`#grid a[data-key="${row[ROW.key]}"]`);
   if (link) focusCard([...document.querySelectorAll("#grid a.open")].indexOf(link));
 });
-panel.dialog.addEventListener("click", (event) => { if (event.target === panel.dialog) panel.dialog.close(); });
+panel.dialog.addEventListener("click", (event) => { if (event.target === panel.dialog) closePanel(); });
 corrections.onChange(() => {
   vtag.rows.forEach(describe);
   statistics = null;
   showCounts();
-  if (panel.dialog.open) drawTimeline();
+  if (panel.dialog.open && panel.row[ROW.error] === 0) drawTimeline();
   showView(view);
 });
 readAddress();
