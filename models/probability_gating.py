@@ -54,6 +54,7 @@ class ProbabilityGating(nn.Module):
         if scores.absent is None:
             return LogProbabilities(present, None)
         closed = scores.present + functional.logsigmoid(-gate)
-        # Not logaddexp, which ONNX has no operator for.
-        absent = torch.logsumexp(torch.stack([scores.absent, closed]), dim=0)
-        return LogProbabilities(present, absent)
+        if torch.onnx.is_in_onnx_export():  # it has no operator for the line below
+            absent = torch.logsumexp(torch.stack([scores.absent, closed]), dim=0)
+            return LogProbabilities(present, absent)
+        return LogProbabilities(present, torch.logaddexp(scores.absent, closed))

@@ -145,6 +145,7 @@ class Pipeline:
         Raises:
             MediaError: the file can not be used; `tag_many` gives a failed record instead.
         """
+        _refuse_address(path)
         return self._tag(path, None)
 
     def tag_many(self, paths: Iterable[str | Path], *, workers: int = 1) -> Iterator[Record]:
@@ -164,8 +165,9 @@ class Pipeline:
     def try_tag(self, path: str | Path, content_id: str | None = None) -> Record:
         """The record of one file, a failed one when it can not be used."""
         try:
-            if not is_remote(os.fspath(path)):
-                content_id = content_id or self.content_id(Path(path))
+            if content_id is None:
+                _refuse_address(path)
+                content_id = self.content_id(Path(path))
             return self._tag(path, content_id)
         except MediaError as err:  # not Exception: a bug must not look like a bad video
             return self.failed(path, err, content_id)
@@ -192,11 +194,6 @@ class Pipeline:
     def tag_cached(self, path: str | Path, content_id: str) -> Record | None:
         """The record of a content that the feature cache knows, without its file; else None."""
         started = time.perf_counter()
-        if is_remote(os.fspath(path)):
-            raise MediaError(
-                f"{path}: is an address and no file; vtag run reads it, or fetch it first",
-                code="vanished",
-            )
         clip = self._maker.cached_features(content_id)
         if clip is None:
             return None
@@ -300,6 +297,14 @@ def resolve_device(device: str) -> str:
     if torch.backends.mps.is_available():
         return "mps"
     return "cpu"
+
+
+def _refuse_address(path: str | Path) -> None:
+    if is_remote(os.fspath(path)):
+        raise MediaError(
+            f"{path}: is an address and no file; vtag run reads it, or fetch it first",
+            code="vanished",
+        )
 
 
 def _open_cache(cache: str | Path | bool | FeatureCache | None) -> FeatureCache | None:

@@ -379,7 +379,7 @@ class TestCommand:
         assert main(["report", str(library / "tags.jsonl"), "--out", str(out)]) == 0
         said = capsys.readouterr()
         assert said.out == f"{out / 'index.html'}\n"
-        assert "4 videos, 1 could not be tagged, 1 are gone, 1 new thumbnails" in said.err
+        assert "3 videos, 1 could not be tagged, 1 are gone, 1 new thumbnails" in said.err
         assert "broken.mp4" in said.err
 
     @pytest.mark.parametrize(
