@@ -30,9 +30,10 @@ DEFAULT_MODEL: Final = "vtag-base"
 MAX_EVIDENCE: Final = 5  # moments named per tag
 WINDOWS_AT_ONCE: Final = 256  # bounds the memory of a pass over videos of any length
 CELLS_AT_ONCE: Final = 1 << 21  # windows x labels that are sorted together, at some 40 bytes each
-# A matrix product with fewer rows takes another way through the library and rounds otherwise;
-# from here on a window has the same scores to the last bit, whatever it is scored beside.
-FEWEST_WINDOWS: Final = 8
+# A matrix product is shared out among threads by rows, and rows left over from the blocks of 4
+# take another way through the library, which rounds otherwise. In multiples of this many a window
+# has the same scores to the last bit, whatever it is scored beside.
+WINDOWS_TOGETHER: Final = 8
 # Digits of a score in a record. The order of tags is by these digits, the more specific first
 # among equals, so what is printed is in the order that is printed.
 SCORE_DIGITS: Final = 4
@@ -282,8 +283,9 @@ class Head:
     def _some_scores(self, stream: Stream, rows: Tensor, real: Tensor) -> Tensor:
         """[W, C] of windows [W, n, D]."""
         count = len(rows)
-        if count < FEWEST_WINDOWS:
-            places = torch.arange(FEWEST_WINDOWS) % count
+        missing = -count % WINDOWS_TOGETHER
+        if missing:
+            places = torch.arange(count + missing) % count
             rows, real = rows[places], real[places]
         logits = self._logits({stream: rows}, {stream: real})
         return self.readout.window_scores(logits, stream=stream)[:count]

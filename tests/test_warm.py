@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from media import draw_clip
 
@@ -83,7 +83,8 @@ def other_model(folder: Path, head: Head, pool: str = "network") -> Path:
     counts=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12)), min_size=1, max_size=8),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=12, deadline=None)
+@example(counts=[(0, 1), (0, 4), (0, 4), (0, 4), (0, 4)], seed=0)  # 9 rows for two threads
+@settings(max_examples=12)
 def test_tags_of_many_are_those_of_each_to_the_last_bit(
     head: Head, counts: list[tuple[int, int]], seed: int
 ) -> None:
