@@ -50,11 +50,12 @@ class KnownResults(Protocol):
 
 @dataclass(frozen=True)
 class Gone:
-    """Paths that have a record and no file.
+    """Paths that have a record, and are no inputs any more.
 
     Attributes:
         moved: the same content has a record under another name, where there is a file.
         deleted: all others.
+        stale: failures of what is no input any more.
     """
 
     moved: tuple[str, ...] = ()

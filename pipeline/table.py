@@ -6,7 +6,7 @@ import shutil
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from vtag.records import Record, Segment, Tag
 
@@ -15,8 +15,7 @@ _LEAST_OF_NAME = 8
 _CUT_NAME = 16
 _ONE_SPAN = len("0:00-0:00, …")
 _SENSES = {"visual": "seen", "audio": "heard"}
-_SIGNS = "█·…"
-_IN_ASCII = str.maketrans({"█": "#", "·": "-", "…": "~"})
+_IN_ASCII: Final[Mapping[str, str]] = {"█": "#", "·": "-", "…": "~"}
 
 
 def record_table(record: Record, *, colour: bool, encoding: str = "utf-8") -> str:
@@ -28,9 +27,9 @@ def record_table(record: Record, *, colour: bool, encoding: str = "utf-8") -> st
     """
     text = _record_table(record, colour)
     try:
-        _SIGNS.encode(encoding)
+        "".join(_IN_ASCII).encode(encoding)
     except (UnicodeEncodeError, LookupError):
-        return text.translate(_IN_ASCII)
+        return text.translate({ord(sign): other for sign, other in _IN_ASCII.items()})
     return text
 
 

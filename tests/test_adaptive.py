@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from media import draw_clip, flip_bytes
 from torch import Tensor
@@ -49,7 +49,6 @@ def choices(draw: st.DrawFn) -> Choices:
 efforts = st.builds(Effort, noise=st.floats(0, 2), share=st.floats(0.05, 1))
 
 
-@settings(deadline=None)
 @given(choices(), efforts)
 def test_the_first_look_leaves_no_long_stretch_unseen(choices: Choices, effort: Effort) -> None:
     places = first_look(choices, effort)
@@ -74,7 +73,6 @@ def test_what_may_be_spent_is_a_share_of_what_uniform_costs() -> None:
     assert Effort(share=0.01).seconds(choices) == pytest.approx(FEWEST_LOOKS * PASS_SECONDS)
 
 
-@settings(deadline=None)
 @given(choices(), st.data())
 def test_each_time_is_filled_from_its_own_shot(choices: Choices, data: st.DataObject) -> None:
     everywhere = range(len(choices))
@@ -91,7 +89,6 @@ def test_each_time_is_filled_from_its_own_shot(choices: Choices, data: st.DataOb
             assert stands[place] == max(s for s in seen if s < place)
 
 
-@settings(deadline=None)
 @given(choices(), st.integers(0, 2**31), efforts)
 def test_looking_ends_where_nothing_differs_or_the_budget_is_spent(
     choices: Choices, seed: int, effort: Effort

@@ -57,7 +57,7 @@ def file_of(cache: FeatureCache, key: str = KEY) -> Path:
 
 
 @given(frames=st.integers(0, 9), size=st.integers(0, 9), seed=st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_an_entry_comes_back_to_the_last_bit(
     tmp_path_factory: pytest.TempPathFactory, frames: int, size: int, seed: int
 ) -> None:

@@ -177,7 +177,7 @@ class TestChecking:
 
 
 class TestSplitting:
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(st.integers(0, 2**32 - 1))
     def test_laws_of_any_split(self, seed: int) -> None:
         random = np.random.default_rng(seed)

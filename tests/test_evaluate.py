@@ -124,7 +124,7 @@ def slow_gap(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
 
 
 class TestLaws:
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 7), st.integers(1, 8))
     def test_gap_is_the_slow_loop_on_distinct_scores(
         self, seed: int, clips: int, labels: int, k: int
@@ -134,7 +134,7 @@ class TestLaws:
         truth = random.random((clips, labels)) < 0.4
         assert gap_at_k(scores, truth, k) == pytest.approx(slow_gap(scores, truth, k))
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(st.integers(0, 2**32 - 1))
     def test_the_order_of_clips_and_labels_changes_nothing_even_with_ties(self, seed: int) -> None:
         random = np.random.default_rng(seed)
@@ -217,7 +217,7 @@ class TestThresholds:
         found = precision_thresholds([[0.9], [0.2]], [[0], [1]], precision=0.9)
         assert found.tolist() == [1.0]
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(st.integers(0, 2**32 - 1))
     def test_no_other_threshold_has_a_better_f1(self, seed: int) -> None:
         random = np.random.default_rng(seed)

@@ -108,7 +108,7 @@ def test_no_sound_gives_no_segment() -> None:
     assert log_mel_segments(torch.zeros(0)).shape == (0, 96, 64)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(start=st.integers(0, 69), count=st.integers(1, 70))
 def test_a_segment_depends_on_its_own_window_only(start: int, count: int) -> None:
     # 70 segments and not 64: the blocks inside must not show at their seam.

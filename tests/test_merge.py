@@ -159,7 +159,7 @@ def test_outputs_without_shards_are_only_joined(tmp_path: Path) -> None:
     }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.lists(st.tuples(st.integers(0, 6), st.booleans()), max_size=12), min_size=1, max_size=4

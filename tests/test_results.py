@@ -165,7 +165,7 @@ class NoSync(storage.SystemCalls):
 
 
 @given(records=RECORDS, data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @example(records=[ok("\u2028\udcff\n"), failed("\x85", None)], data=None)
 def test_a_file_cut_anywhere_gives_its_whole_records_and_can_be_finished(
     tmp_path_factory: pytest.TempPathFactory, records: list[Record], data: Any

@@ -18,6 +18,7 @@ import pytest
 from media import draw_clip
 from s3_server import Fault, Server, s3_server
 from test_kill import Process, children_of, essence, fields_of, survivors
+from test_remote_run import essence as essence_elsewhere
 
 pytest.importorskip("ray", reason="the extra [ray]")
 pytestmark = pytest.mark.xdist_group("ray")
@@ -123,16 +124,6 @@ def expected(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Counter
     found = Counter(map(essence, out.read_text().splitlines()))
     assert len(found) == CLIPS + 4
     return found
-
-
-def moved_essence(line: str) -> str:
-    """A record without what may differ where the same file lies elsewhere, besides the time."""
-    record = json.loads(line)
-    for name in ("timing", "source"):
-        record.pop(name, None)
-    record["path"] = record["path"].rpartition("/")[2]
-    record.get("error", {}).pop("message", None)  # it names the file
-    return json.dumps(record, sort_keys=True)
 
 
 def command(library: Path, out: Path, *flags: str) -> list[str]:
@@ -291,9 +282,9 @@ def test_from_a_bucket_to_a_bucket_by_the_documented_commands(
     merge = [sys.executable, "-m", "vtag", "merge", parts, "--out", str(merged)]
     assert subprocess.run(merge, timeout=240).returncode == 1  # some records are failures
 
-    wanted = Counter(moved_essence(line) for line in expected.elements() if r"\u" not in line)
+    wanted = Counter(essence_elsewhere(line) for line in expected.elements() if r"\u" not in line)
     assert sum(wanted.values()) == len(held)
-    assert Counter(map(moved_essence, merged.read_text().splitlines())) == wanted
+    assert Counter(map(essence_elsewhere, merged.read_text().splitlines())) == wanted
 
 
 def test_what_ends_hangs_or_breaks_workers_costs_its_own_record_only(

@@ -79,7 +79,7 @@ videos = st.lists(  # of each video: its pieces as (pictures, height)
 
 
 @given(videos=videos, batch_size=st.integers(1, 9), order=st.randoms(use_true_random=False))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_rows_of_mixed_videos_go_back_to_their_own(
     videos: list[list[tuple[int, int]]], batch_size: int, order: object
 ) -> None:
@@ -101,7 +101,7 @@ def test_rows_of_mixed_videos_go_back_to_their_own(
 
 
 @given(lengths=st.lists(st.integers(0, 60), max_size=8), batch_size=st.integers(1, 30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rows_of_joined_sounds_are_those_of_each(lengths: list[int], batch_size: int) -> None:
     generator = torch.Generator().manual_seed(sum(lengths))
     # Whole numbers, so that sums are exact.

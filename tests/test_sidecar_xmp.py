@@ -232,7 +232,7 @@ TAGS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(old=st.sampled_from([*XMP_FILES.values(), None]), first=TAGS, then=TAGS)
 @example(old=None, first=[Tag(id="", name="", score=1, threshold=0)], then=[])
 def test_any_tags_go_in_and_out(old: bytes | None, first: list[Tag], then: list[Tag]) -> None:

@@ -192,7 +192,7 @@ class TestExample:
         with pytest.raises(ExampleError, match="bytes of floats"):
             parse_example(encode_example(Example({"a": np.zeros(MAX_VALUES + 1, np.float32)})))
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(st.data())
     def test_any_bytes_give_an_example_or_an_example_error(self, data: st.DataObject) -> None:
         wire = bytearray(data.draw(st.sampled_from([self.WIRE, frame_record(), b""])))
